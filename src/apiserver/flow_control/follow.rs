@@ -1,0 +1,111 @@
+//! Keeps flow control as the objects say, tells in their status whether their level exists, and puts back what must be there.
+
+use std::sync::{Arc, Weak};
+
+use serde_json::{Value, json};
+
+use super::classify::Compiled;
+use crate::api::StatusResult;
+use crate::api::meta::{self, items, text};
+use crate::apiserver::registry::update::Part;
+use crate::apiserver::registry::{Context, prefix, storage_failed};
+use crate::apiserver::{ApiServer, User, bootstrap};
+use crate::env::rfc3339;
+use crate::storage::{self, Follower};
+
+const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const SCHEMAS: &str = "flowschemas";
+const LEVELS: &str = "prioritylevelconfigurations";
+
+/// Begins to follow FlowSchemas and priority levels.
+pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
+    let (follower, _) = storage::follow(&server.storage, &format!("/{GROUP}/")).await.map_err(storage_failed)?;
+    load(server).await?;
+    tokio::spawn(run(Arc::downgrade(server), follower, server.closing.subscribe()));
+    Ok(())
+}
+
+async fn run(server: Weak<ApiServer>, mut follower: Follower, mut closing: tokio::sync::watch::Receiver<bool>) {
+    loop {
+        let news = tokio::select! {
+            news = follower.next() => news,
+            () = crate::apiserver::closed(&mut closing) => return,
+        };
+        if let Err(error) = news {
+            return tracing::error!(%error, "flow control is not followed any more");
+        }
+        let Some(server) = server.upgrade() else { return };
+        if let Err(status) = bootstrap::flow_control(&server).await.and(load(&server).await) {
+            tracing::warn!(%status, "cannot follow the FlowSchemas");
+        }
+    }
+}
+
+async fn objects(server: &ApiServer, resource: &str) -> StatusResult<Vec<Arc<Value>>> {
+    let listing = server.storage.list(&prefix(GROUP, resource, ""), None, 0, 0).await.map_err(storage_failed)?;
+    Ok(listing.entries.iter().map(|entry| entry.value()).collect())
+}
+
+/// Reads all objects.
+async fn load(server: &ApiServer) -> StatusResult<()> {
+    let (schemas, levels) = (objects(server, SCHEMAS).await?, objects(server, LEVELS).await?);
+    let before = Arc::clone(&server.flow_control.compiled.read().expect("no panic under this lock"));
+    server.flow_control.replace(Compiled::new(&schemas, &levels, &before));
+    let user = User::master("system:apiserver");
+    let context = Context::new(&user);
+    let kind = server.known_kind(GROUP, "v1", SCHEMAS)?;
+    for schema in &schemas {
+        let (level, name) = (text(&schema["spec"]["priorityLevelConfiguration"]["name"]), meta::name(schema));
+        let exists = levels.iter().any(|known| meta::name(known) == level);
+        let make = |old: &Value| Ok(with_condition(old, level, exists, &rfc3339(server.env.now())));
+        match server.change(&context, &kind, "", name, Part::Status, make).await {
+            Err(status) if !status.is_not_found() => return Err(status),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The FlowSchema with its condition `Dangling`; unchanged when it has it already.
+fn with_condition(schema: &Value, level: &str, exists: bool, now: &str) -> Value {
+    let (status, reason, verdict) = match exists {
+        true => ("False", "Found", "it exists"),
+        false => ("True", "NotFound", "there is no such object"),
+    };
+    let joint = if exists { "and" } else { "but" };
+    let message =
+        format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} {joint} {verdict}");
+    let conditions = items(&schema["status"]["conditions"]);
+    let old = conditions.iter().find(|condition| text(&condition["type"]) == "Dangling");
+    if old.is_some_and(|old| text(&old["status"]) == status && text(&old["message"]) == message) {
+        return schema.clone();
+    }
+    let changed = old.is_none_or(|old| text(&old["status"]) != status);
+    let since = old.filter(|_| !changed).map_or(now, |old| text(&old["lastTransitionTime"]));
+    let condition = json!({
+        "type": "Dangling", "status": status, "lastTransitionTime": since, "reason": reason, "message": message,
+    });
+    let others = conditions.iter().filter(|condition| text(&condition["type"]) != "Dangling").cloned();
+    let mut schema = schema.clone();
+    schema["status"]["conditions"] = others.chain([condition]).collect();
+    schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_changes_only_with_its_status() {
+        let schema = json!({"metadata": {"name": "s"}, "status": {}});
+        let found = with_condition(&schema, "l", true, "t1");
+        let condition = &found["status"]["conditions"][0];
+        assert_eq!((text(&condition["status"]), text(&condition["reason"])), ("False", "Found"));
+        assert_eq!(
+            condition["message"],
+            "This FlowSchema references the PriorityLevelConfiguration object named \"l\" and it exists"
+        );
+        assert_eq!(with_condition(&found, "l", true, "t2"), found);
+        assert_eq!(with_condition(&found, "l", false, "t2")["status"]["conditions"][0]["lastTransitionTime"], "t2");
+    }
+}

@@ -1,0 +1,81 @@
+//! Pods of the built-in echo image: how fast they come and go.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use super::samples::{Samples, duration};
+use super::session::{PODS, Session};
+use super::{Context, Row};
+use crate::api::meta;
+use crate::client::{Api, DeleteOptions, ListOptions, WatchEvent};
+
+const ONE_BY_ONE: usize = 30;
+const AT_ONCE: usize = 100;
+
+pub(super) async fn run(context: &Context) -> Result<Vec<Row>> {
+    let session = context.session().await?;
+    let result = measure(&session).await;
+    session.close().await?;
+    result
+}
+
+async fn measure(session: &Session) -> Result<Vec<Row>> {
+    let (mut running, mut gone) = (Samples::default(), Samples::default());
+    let names: Vec<_> = (0..ONE_BY_ONE).map(|number| format!("one-{number}")).collect();
+    for name in &names {
+        let start = Instant::now();
+        create(session, name).await?;
+        session.wait(&PODS, name, |pod| pod.is_some_and(|pod| pod["status"]["phase"] == "Running")).await?;
+        running.push(start.elapsed());
+    }
+    // Afterwards: a process that has only just begun is deaf to SIGTERM and gets its whole grace period.
+    for name in &names {
+        let start = Instant::now();
+        session.api.delete(&PODS, &session.namespace, name, &DeleteOptions::default()).await?;
+        session.wait(&PODS, name, |pod| pod.is_none()).await?;
+        gone.push(start.elapsed());
+    }
+    let list = session.api.list(&PODS, &session.namespace, &ListOptions::default()).await?;
+    let options = ListOptions { resource_version: list.resource_version, ..ListOptions::default() };
+    let mut events = session.api.watch(&PODS, &session.namespace, &options).await?;
+    let start = Instant::now();
+    let names: Vec<_> = (0..AT_ONCE).map(|number| format!("many-{number}")).collect();
+    futures_util::future::try_join_all(names.iter().map(|name| create(session, name))).await?;
+    let mut ready = std::collections::HashSet::new();
+    while ready.len() < AT_ONCE {
+        let event = events.next().await.context("the watch of the pods ended")??;
+        if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
+            && is_ready(&pod)
+        {
+            ready.insert(meta::name(&pod).to_owned());
+        }
+    }
+    let all = start.elapsed();
+    Ok(vec![
+        Row::new(
+            "pod, create to Running",
+            running.text(),
+            "p50 under 100 ms, p99 under 500 ms",
+            "kubelet + containerd p50 0.99 s, max 1.49 s",
+        ),
+        Row::new("pod, delete to gone", gone.text(), "under 0.2 s", "kubelet + containerd 7 s"),
+        Row::new(format!("{AT_ONCE} pods Ready"), duration(all), "under 5 s", "kubelet + containerd 17 s"),
+    ])
+}
+
+async fn create(session: &Session, name: &str) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "echo", "image": crate::builtin_images::ECHO}]},
+    });
+    session.api.create(&PODS, &session.namespace, "", "", pod).await?;
+    Ok(())
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}

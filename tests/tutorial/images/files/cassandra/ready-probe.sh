@@ -1,0 +1,3 @@
+#!/bin/bash
+# Ready is who is up and normal in the ring.
+[[ $(nodetool status | grep -F "$POD_IP ") == UN* ]]

@@ -1,0 +1,30 @@
+//! The tutorials, command by command, with the real kubectl against a real cluster. `tests/run` prepares and runs them.
+
+mod app_armor;
+mod basics;
+mod browser;
+mod cassandra;
+mod clients;
+mod dashboard;
+mod datastore;
+mod examples;
+mod external_address;
+mod faults;
+mod guestbook;
+mod hello_minikube;
+mod images;
+mod java_microservice;
+mod join;
+mod kubectl_commands;
+mod lifecycle;
+mod nodes;
+mod pod_security;
+mod redis_configuration;
+mod registry;
+mod source_ip;
+mod stateful_set;
+mod terminal;
+mod watch;
+mod wordpress;
+mod world;
+mod zookeeper;
