@@ -54,8 +54,9 @@ fn verdict(secret: &Value, account: Option<&Value>, authority: &str) -> Verdict 
 
 /// Begins to follow Secrets and accounts.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let begin =
-        async |resource: &str| storage::follow(&server.storage, &prefix("", resource, "")).await.map_err(storage_failed);
+    let begin = async |resource: &str| {
+        storage::follow(&server.storage, &prefix("", resource, "")).await.map_err(storage_failed)
+    };
     let ((secrets, there), (accounts, _)) = (begin("secrets").await?, begin("serviceaccounts").await?);
     sync_all(server, &there.entries).await;
     tokio::spawn(run(Arc::downgrade(server), secrets, accounts, server.closing.subscribe()));

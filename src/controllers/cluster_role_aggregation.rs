@@ -93,7 +93,11 @@ mod tests {
         let plan = ClusterRoleAggregationController.reconcile(&caches, &Key::new("", name), Timestamp::UNIX_EPOCH);
         plan.actions().find_map(|action| match &action.write {
             Write::Patch { patch: Patch::Merge(patch), .. } => Some(
-                patch["rules"].as_array()?.iter().map(|rule| rule["resources"][0].as_str().unwrap_or("").into()).collect(),
+                patch["rules"]
+                    .as_array()?
+                    .iter()
+                    .map(|rule| rule["resources"][0].as_str().unwrap_or("").into())
+                    .collect(),
             ),
             _ => None,
         })

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use http::{HeaderMap, Request};
 use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Request};
 use mini::apiserver::User;
 use mini::apiserver::testing::TestServer;
 use rand::rngs::StdRng;

@@ -71,7 +71,8 @@ impl Audit {
     pub fn new(options: &Options, env: &Env) -> Result<Self, Error> {
         let policy = Policy::new(&options.policy).map_err(Error::Policy)?;
         let path = options.log_path.clone();
-        let log = log::Log::open(&path, options.rotation.clone(), env.clone()).map_err(|source| Error::Log { path, source })?;
+        let log = log::Log::open(&path, options.rotation.clone(), env.clone())
+            .map_err(|source| Error::Log { path, source })?;
         Ok(Self { policy, log })
     }
 

@@ -268,14 +268,8 @@ mod tests {
             info("GET", "/apis%2Fmetrics.example.com/v1/x", ""),
             expect("list", "metrics.example.com", "", "x", "", "")
         );
-        assert_eq!(
-            info("GET", "/api/v1/namespaces/a/pods/p%2Flog", ""),
-            expect("get", "", "a", "pods", "log", "p")
-        );
-        assert_eq!(
-            info("GET", "/api/v1/namespaces%2Fa%2fsecrets/s", ""),
-            expect("get", "", "a", "secrets", "", "s")
-        );
+        assert_eq!(info("GET", "/api/v1/namespaces/a/pods/p%2Flog", ""), expect("get", "", "a", "pods", "log", "p"));
+        assert_eq!(info("GET", "/api/v1/namespaces%2Fa%2fsecrets/s", ""), expect("get", "", "a", "secrets", "", "s"));
         // Decoded once only.
         assert_eq!(info("GET", "/api/v1/nodes/a%252Fb", ""), expect("get", "", "", "nodes", "", "a%2Fb"));
         // `splitPath` keeps empty parts.

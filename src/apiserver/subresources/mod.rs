@@ -14,10 +14,10 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::authz::Attributes;
-use super::{ApiServer, admission};
 use super::http::resources::{body, context};
 use super::http::{Asked, no_method, no_resource, responses};
 use super::registry::Context;
+use super::{ApiServer, admission};
 use crate::api::kind::Subresource;
 use crate::api::{Kind, Status, StatusResult};
 
