@@ -43,7 +43,7 @@ async fn a_definition_is_served_at_once_with_everything_around_it() {
     let resources = world.get("/apis/x.example.com/v1").await.ok();
     let names: Vec<&str> =
         resources["resources"].as_array().expect("a list").iter().filter_map(|r| r["name"].as_str()).collect();
-    assert_eq!(names, ["widgets", "widgets/scale", "widgets/status"]);
+    assert_eq!(names, ["widgets", "widgets/status", "widgets/scale"]);
     let document = world.get("/openapi/v3/apis/x.example.com/v1").await.ok();
     let schema = &document["components"]["schemas"]["com.example.x.v1.Widget"];
     assert_eq!(schema["properties"]["spec"]["properties"]["replicas"]["default"], 1);
