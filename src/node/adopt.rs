@@ -62,6 +62,11 @@ pub fn adopt(mut pod: core::Pod, found: Option<&SandboxStatus>, now: Timestamp) 
             dead.entry(container.name.clone()).or_default().push((container.id.clone(), attempt));
         }
     }
+    if sandbox_runs {
+        let known: Vec<String> =
+            found.iter().flat_map(|f| &f.containers).map(|container| format!("{SCHEME}{}", container.id)).collect();
+        state.initialize_again(|id| !known.iter().any(|known| known == id));
+    }
     for (_, spec) in state.specs() {
         if let Some(container) = state.containers.get_mut(&spec.name).filter(|container| container.alive()) {
             container.given = resize::given_by_status(&old, &spec.name).or(spec.resources);
@@ -103,12 +108,9 @@ fn from_status(container: &mut ContainerState, status: &core::ContainerStatus, n
         let started_at = running.started_at.as_ref().map_or(now, |t| t.0);
         container.run = Run::Ended(lost(&container.id, started_at, now));
         container.last = last;
-    } else if state.and_then(|s| s.waiting.as_ref()).is_some_and(|w| w.reason.as_deref() == Some("CrashLoopBackOff"))
-        && let Some(ended) = last
-    {
+    } else if let Some(ended) = last {
+        // It waited for its successor.
         container.run = Run::Ended(ended);
-    } else {
-        container.last = last;
     }
 }
 
@@ -227,6 +229,41 @@ mod tests {
     fn an_exit_while_nobody_looked_is_found() {
         let adopted = adopt(pod(), Some(&found(true, vec![instance("two", 2, Some(3))])), at(9));
         assert_eq!(adopted.state.container("c").ended().map(|e| (e.exit_code, e.reason.as_str())), Some((3, "Error")));
+    }
+
+    #[test]
+    fn what_waits_for_its_successor_goes_on_waiting() {
+        let mut pod = pod();
+        let status = &mut pod.status.as_mut().expect("a status").container_statuses.as_mut().expect("statuses")[0];
+        let ended = json!({"terminated": {"exitCode": 1, "reason": "Error", "containerID": "mini://two"}});
+        status.last_state = serde_json::from_value(ended).ok();
+        status.state = serde_json::from_value(json!({"waiting": {"reason": "ErrImagePull"}})).ok();
+        let adopted = adopt(pod, Some(&found(true, vec![instance("two", 2, Some(1))])), at(9));
+        let c = adopted.state.container("c");
+        assert_eq!(c.ended().map(|e| (e.exit_code, e.reason.as_str())), Some((1, "Error")));
+        assert_eq!((c.restarts, c.next_attempt()), (2, 2));
+        let mut c = c.clone();
+        c.make_room();
+        assert_eq!(c.next_attempt(), 3);
+    }
+
+    #[test]
+    fn a_pod_that_initialises_again_goes_on_doing_so() {
+        let mut pod = pod();
+        let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+        pod.spec = serde_json::from_value(spec).ok();
+        let ended = |name: &str, id: &str| {
+            json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "containerID": id, "state": {"terminated": {"exitCode": 0, "containerID": id}}})
+        };
+        let status = json!({"initContainerStatuses": [ended("i", "mini://zero")], "containerStatuses": [ended("c", "mini://two")]});
+        pod.status = serde_json::from_value(status).ok();
+        let again = adopt(pod.clone(), Some(&found(true, vec![])), at(9)).state;
+        assert!(!super::super::sync_pod::initialized(&again), "both are of an earlier sandbox");
+        let both = vec![instance("zero", 0, Some(0)), instance("two", 0, Some(0))];
+        let both = both.into_iter().zip(["i", "c"]).map(|(one, name)| ContainerStatus { name: name.into(), ..one });
+        let before = adopt(pod, Some(&found(true, both.collect())), at(9)).state;
+        assert!(super::super::sync_pod::initialized(&before), "both are of this one");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::backoff::Backoff;
 use super::resize::Resize;
+use super::sync_pod;
 
 /// What a container is within its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,8 @@ pub struct ContainerState {
     pub restarts: i32,
     /// How the instance before the current one ended.
     pub last: Option<Ended>,
+    /// How the instance ended that the next one replaces; it stays the current one until that one is there.
+    pub replaced: Option<Ended>,
     /// Reason and message while it waits.
     pub waiting: Option<(String, String)>,
     /// Restarts.
@@ -150,6 +153,7 @@ impl Default for ContainerState {
             image_id: String::new(),
             restarts: 0,
             last: None,
+            replaced: None,
             waiting: None,
             crash_loop: Backoff::default(),
             pull: Backoff::default(),
@@ -177,6 +181,25 @@ impl ContainerState {
             Run::Ended(ended) => Some(ended),
             _ => None,
         }
+    }
+    /// How the current instance ended, also while the next one is on its way.
+    pub fn latest_end(&self) -> Option<&Ended> {
+        self.ended().or(self.replaced.as_ref())
+    }
+    /// The instance that ended (if any) is going to be replaced.
+    pub fn make_room(&mut self) {
+        if let Run::Ended(ended) = std::mem::replace(&mut self.run, Run::Absent) {
+            self.replaced = Some(ended);
+        }
+    }
+    /// The number of the next instance.
+    pub fn next_attempt(&self) -> i32 {
+        self.restarts + i32::from(self.replaced.is_some())
+    }
+    /// The next instance is there: from now on it is the current one.
+    pub fn created(&mut self) {
+        self.restarts = self.next_attempt();
+        self.last = self.replaced.take().or(self.last.take());
     }
     /// When the instance that runs was started.
     pub fn started_at(&self) -> Option<Timestamp> {
@@ -263,6 +286,27 @@ impl PodState {
     pub fn update(&mut self, pod: core::Pod) {
         self.pod = pod;
         self.add_containers();
+    }
+
+    /// The sandbox is a new one: init containers run again, and regular ones wait for them. Concerns the instances that are
+    /// `of_earlier` sandboxes, by their ID.
+    pub fn initialize_again(&mut self, of_earlier: impl Fn(&str) -> bool) {
+        let specs = self.specs();
+        let pod_spec = self.spec().clone();
+        // Without init containers there is nothing to wait for.
+        let init = specs.iter().any(|(role, _)| matches!(role, Role::Init | Role::Sidecar));
+        for (role, spec) in &specs {
+            let Some(container) = self.containers.get_mut(&spec.name) else { continue };
+            let Some(ended) = container.ended() else { continue };
+            let again = match role {
+                Role::Init => true,
+                Role::Regular => init && sync_pod::restarts(&pod_spec, *role, spec, ended),
+                Role::Sidecar | Role::Ephemeral => false,
+            };
+            if again && of_earlier(&container.id) {
+                container.make_room();
+            }
+        }
     }
 
     fn add_containers(&mut self) {

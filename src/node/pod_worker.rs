@@ -214,6 +214,12 @@ impl Worker {
                 if action == Action::Finish {
                     return None;
                 }
+                if matches!(action, Action::TellBackOff(_)) {
+                    self.publish(now);
+                    if self.state.status_busy {
+                        continue;
+                    }
+                }
                 self.execute(action, now);
             }
         }
@@ -354,7 +360,7 @@ impl Worker {
     /// Refuses a pod that the node cannot run, and keeps one from running while the node cannot give it what it asks for
     /// (the kubelet's admission handlers; `appArmorAdmitHandler`).
     fn admit(&mut self) {
-        let fresh = self.state.containers.values().all(|c| c.run == Run::Absent && c.last.is_none());
+        let fresh = self.state.containers.values().all(|c| c.run == Run::Absent && c.replaced.is_none());
         if let Err(refusal) = self.context.admit(&self.state.pod, fresh) {
             self.context.recorder.event(&self.state.pod, Warning, &refusal.reason, refusal.message.clone());
             self.state.failed = Some((refusal.reason, format!("Pod was rejected: {}", refusal.message)));
@@ -383,28 +389,7 @@ impl Worker {
         if changed {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.context.recorder.event(&self.state.pod, Normal, "SandboxChanged", message);
-            let specs = self.state.specs();
-            for (_, spec) in specs.iter().filter(|(role, _)| *role == Role::Init) {
-                let container = self.container(&spec.name);
-                if let Run::Ended(ended) = &container.run {
-                    container.last = Some(ended.clone());
-                    container.restarts += 1;
-                    container.run = Run::Absent;
-                }
-            }
-            // Without its init containers a pod that ran counts as initialised by its regular ones: they wait as well.
-            let init = specs.iter().any(|(role, _)| matches!(role, Role::Init | Role::Sidecar));
-            for (role, spec) in specs.iter().filter(|(role, _)| init && *role == Role::Regular) {
-                let pod_spec = self.state.spec().clone();
-                let container = self.container(&spec.name);
-                if let Run::Ended(ended) = &container.run
-                    && sync_pod::restarts(&pod_spec, *role, spec, ended)
-                {
-                    container.last = Some(ended.clone());
-                    container.restarts += 1;
-                    container.run = Run::Absent;
-                }
-            }
+            self.state.initialize_again(|_| true);
         }
         self.state.had_sandbox = true;
         self.spawn(pod_tasks::create_sandbox(self.context.clone(), self.state.pod.clone()), Msg::Sandbox);
@@ -428,11 +413,10 @@ impl Worker {
         let Some((role, spec)) = self.spec(name) else { return };
         let id = format!("{}{}", hex(&self.context.env.bytes::<16>()), hex(&self.context.env.bytes::<16>()));
         let container = self.container(name);
-        if let Run::Ended(ended) = &container.run {
-            container.last = Some(ended.clone());
-            container.restarts += 1;
+        if container.ended().is_some() {
             container.crash_loop.next(now);
-            let old = (container.id.trim_start_matches(adopt::SCHEME).to_owned(), container.restarts - 1);
+            container.make_room();
+            let old = (container.id.trim_start_matches(adopt::SCHEME).to_owned(), container.restarts);
             if !old.0.is_empty() {
                 self.dead.entry(name.to_owned()).or_default().push(old);
             }
@@ -446,7 +430,7 @@ impl Worker {
         container.again = false;
         container.given = Some(spec.resources.clone().unwrap_or_default());
         container.asked_image = spec.image.clone();
-        let attempt = u32::try_from(container.restarts).unwrap_or(0);
+        let attempt = u32::try_from(container.next_attempt()).unwrap_or(0);
         self.collect_garbage(name);
         let job = Job {
             pod: self.state.pod.clone(),
@@ -811,10 +795,10 @@ impl Worker {
             return;
         }
         let Some((_, spec)) = self.spec(name) else { return };
-        let restarted = self.state.container(name).restarts > 0;
         let container = self.container(name);
         match result {
             Ok(up) => {
+                container.created();
                 container.id = format!("{}{id}", adopt::SCHEME);
                 container.image = shown_image(&up.image, spec.image.as_deref().unwrap_or_default());
                 container.image_id = up.image.image_id();
@@ -852,9 +836,8 @@ impl Worker {
             Err(Down::Run(message, image)) => {
                 container.image = shown_image(&image, spec.image.as_deref().unwrap_or_default());
                 container.image_id = image.image_id();
-                if !restarted {
-                    container.waiting = Some(("RunContainerError".into(), message.clone()));
-                }
+                container.created();
+                container.waiting = Some(("RunContainerError".into(), message.clone()));
                 container.run = Run::Ended(Ended {
                     exit_code: 128,
                     reason: "StartError".into(),

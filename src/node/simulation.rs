@@ -200,11 +200,10 @@ impl World {
         }
         container.again = false;
         (container.given, container.asked_image) = (Some(spec.resources.unwrap_or_default()), spec.image);
-        if let Run::Ended(ended) = container.run.clone() {
+        if let Some(ended) = container.ended() {
             assert!(now >= container.crash_loop.ready_at(ended.finished_at), "the backoff was not kept");
-            container.last = Some(ended);
-            container.restarts += 1;
             container.crash_loop.next(now);
+            container.make_room();
         }
         container.run = Run::Starting;
         container.backoff_told = false;
@@ -232,6 +231,7 @@ impl World {
                 let container = self.state.containers.get_mut(&name).expect("there");
                 match result {
                     Start::Up => {
+                        container.created();
                         container.run = Run::Running { started_at: now, hooked: true };
                         let code = if self.env.below(2) == 0 { 0 } else { 1 };
                         self.soon(400_000, Later::Exit(name, code));
@@ -242,7 +242,10 @@ impl World {
                         container.retry_at = Some(container.pull.ready_at(now));
                         container.pull_shown_until = (result == Start::NoImage).then(|| later(3000));
                     }
-                    Start::CannotRun => container.run = Run::Ended(ended(128, now)),
+                    Start::CannotRun => {
+                        container.created();
+                        container.run = Run::Ended(ended(128, now));
+                    }
                 }
             }
             Later::HookDone(name) => {

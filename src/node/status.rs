@@ -87,12 +87,13 @@ pub fn phase(state: &PodState) -> &'static str {
                 init_failed = true;
             }
             (Role::Regular, Run::Running { .. } | Run::Stopping(_)) => running += 1,
-            (Role::Regular, Run::Ended(e)) => {
-                stopped += 1;
-                succeeded += usize::from(e.exit_code == 0);
-            }
-            (Role::Regular, Run::Absent | Run::Starting) if container.last.is_some() => stopped += 1,
-            (Role::Regular, Run::Absent | Run::Starting) => waiting += 1,
+            (Role::Regular, Run::Ended(_) | Run::Absent | Run::Starting) => match container.latest_end() {
+                Some(ended) => {
+                    stopped += 1;
+                    succeeded += usize::from(ended.exit_code == 0);
+                }
+                None => waiting += 1,
+            },
             _ => {}
         }
     }
@@ -165,12 +166,13 @@ fn states<'a>(
         ..core::ContainerState::default()
     };
     let told = || container.waiting.as_ref().map(|(reason, message)| waiting(reason, some(message)));
-    match &container.run {
-        Run::Running { started_at, .. } | Run::Stopping(super::pod_state::Stopping { started_at, .. }) => {
-            let running = core::ContainerStateRunning { started_at: Some(Time(*started_at)) };
-            (core::ContainerState { running: Some(running), ..core::ContainerState::default() }, last)
-        }
-        Run::Ended(ended) => {
+    if let Some(started_at) = container.started_at() {
+        let running = core::ContainerStateRunning { started_at: Some(Time(started_at)) };
+        return (core::ContainerState { running: Some(running), ..core::ContainerState::default() }, last);
+    }
+    match container.latest_end() {
+        // What ended is shown until its successor is there; as waiting once there is a reason why that takes long.
+        Some(ended) => {
             let ending = state.termination().is_some() || state.failed.is_some();
             match told() {
                 Some(waiting) if !ending && sync_pod::restarts(state.spec(), role, spec, ended) => {
@@ -179,7 +181,7 @@ fn states<'a>(
                 _ => (terminated(ended), last),
             }
         }
-        Run::Absent | Run::Starting => {
+        None => {
             let has_init = state.spec().init_containers.as_ref().is_some_and(|list| !list.is_empty());
             let default = match (&state.blocked, !initialized && has_init) {
                 (Some(_), _) => "Blocked",
@@ -413,6 +415,43 @@ mod tests {
         let last = c.last_state.as_ref().and_then(|s| s.terminated.as_ref()).expect("terminated");
         assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
         assert_eq!(status.phase.as_deref(), Some("Running"), "the kubelet calls a crash-looping pod Running");
+    }
+
+    #[test]
+    fn a_container_that_ended_is_shown_until_its_successor_is_there() {
+        for (code, reason) in [(0, "Completed"), (3, "Error")] {
+            let mut s = state(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}));
+            let ended = Ended {
+                exit_code: code,
+                reason: reason.into(),
+                message: String::new(),
+                started_at: at(0),
+                finished_at: at(1),
+                container_id: "mini://one".into(),
+            };
+            s.containers.get_mut("i").expect("there").run = Run::Ended(Ended { exit_code: 0, ..ended.clone() });
+            let shown = |s: &PodState| generate(s, &[], at(2)).container_statuses.expect("statuses").remove(0);
+            let c = s.containers.get_mut("c").expect("there");
+            (c.id, c.run) = ("mini://one".into(), Run::Ended(ended));
+            let before = shown(&s);
+            let terminated = before.state.as_ref().and_then(|s| s.terminated.as_ref()).expect("terminated");
+            assert_eq!((terminated.exit_code, terminated.reason.as_deref()), (code, Some(reason)));
+            let c = s.containers.get_mut("c").expect("there");
+            c.make_room();
+            assert_eq!(shown(&s), before, "its successor may begin");
+            s.containers.get_mut("c").expect("there").run = Run::Starting;
+            assert_eq!(shown(&s), before, "its successor's image is being pulled");
+            assert_eq!(phase(&s), "Running");
+            s.containers.get_mut("c").expect("there").waiting = Some(("ErrImagePull".into(), "no".into()));
+            let waits = shown(&s);
+            assert_eq!(waits.state.and_then(|s| s.waiting).and_then(|w| w.reason).as_deref(), Some("ErrImagePull"));
+            assert_eq!((waits.last_state.as_ref(), waits.restart_count), (before.state.as_ref(), 0));
+            let c = s.containers.get_mut("c").expect("there");
+            c.created();
+            (c.run, c.waiting) = (Run::Running { started_at: at(2), hooked: true }, None);
+            let after = shown(&s);
+            assert_eq!((after.last_state.as_ref(), after.restart_count), (before.state.as_ref(), 1));
+        }
     }
 
     #[test]

@@ -239,7 +239,8 @@ fn start(state: &PodState, role: Role, spec: &core::Container, now: Timestamp, p
                 return;
             }
             plan.wake(at);
-            if !container.backoff_told {
+            // How it ended is told before that it waits.
+            if !container.backoff_told && !state.status_busy {
                 plan.push(Action::TellBackOff(spec.name.clone()));
             }
         }
@@ -466,6 +467,9 @@ mod tests {
         let mut s = one("Always");
         set(&mut s, "c", ended(1, 100));
         s.containers.get_mut("c").expect("there").crash_loop.next(at(90));
+        s.status_busy = true;
+        assert_eq!(actions(&s, 101), [], "how it ended is told first");
+        s.status_busy = false;
         let plan = decide(&s, at(101));
         assert_eq!(plan, Plan { actions: vec![Action::TellBackOff("c".into())], wake_at: Some(at(110)) });
         s.containers.get_mut("c").expect("there").backoff_told = true;

@@ -10,7 +10,7 @@ use super::network::FakeNetwork;
 use super::runtime::FakeRuntime;
 use super::{Machine, Node, Options};
 use crate::api::{Gvr, meta};
-use crate::client::fake::FakeApi;
+use crate::client::fake::{FakeApi, Logged};
 use crate::client::{Api as _, DeleteOptions};
 use crate::env::Env;
 
@@ -105,6 +105,21 @@ impl World {
         id.strip_prefix("mini://").expect("the scheme").to_owned()
     }
 
+    /// What the pod's status has said of a container, one after the other: a reason, or that it runs.
+    fn shown(&self, pod: &str, list: &str) -> Vec<String> {
+        let of_pod = |logged: &Logged| logged.gvr == PODS && meta::name(&logged.object) == pod;
+        let mut words: Vec<String> = Vec::new();
+        for logged in self.api.log_since(0).iter().filter(|logged| of_pod(logged)) {
+            let state = &logged.object["status"][list][0]["state"];
+            let reason =
+                [&state["waiting"]["reason"], &state["terminated"]["reason"]].into_iter().find_map(Value::as_str);
+            let word = reason.or(state["running"].is_object().then_some("Running"));
+            words.extend(word.map(str::to_owned));
+        }
+        words.dedup();
+        words
+    }
+
     fn events(&self, pod: &str) -> Vec<String> {
         let events = self.api.all(&EVENTS);
         let mut of_pod: Vec<_> = events.iter().filter(|e| e["involvedObject"]["name"] == pod).collect();
@@ -190,6 +205,35 @@ async fn a_failed_container_restarts_at_once_and_then_backs_off() {
     assert_eq!(pod["status"]["phase"], "Running");
     let event = format!("BackOff Back-off restarting failed container c in pod crash_d({uid})");
     w.until("the event", |w| w.events("crash").contains(&event)).await;
+    let shown = ["ContainerCreating", "Running", "Error", "Running", "Error", "CrashLoopBackOff"];
+    assert_eq!(w.shown("crash", "containerStatuses"), shown);
+}
+
+#[tokio::test]
+async fn containers_that_are_started_again_show_how_they_ended() {
+    let w = world().await;
+    w.create("done", json!({"containers": [{"name": "c", "image": "busybox:1"}]}));
+    w.until_phase("done", "Running").await;
+    w.runtime.finish(&w.container_id("done", 0), 0);
+    let restarts = |w: &World, pod: &str, list: &str| {
+        let c = w.pod(pod).expect("the pod")["status"][list][0].clone();
+        c["state"]["running"].is_object() && c["restartCount"] == 1
+    };
+    w.until("restarted", |w| restarts(w, "done", "containerStatuses")).await;
+    assert_eq!(w.shown("done", "containerStatuses"), ["ContainerCreating", "Running", "Completed", "Running"]);
+
+    let image = "busybox:1";
+    w.create(
+        "init",
+        json!({"restartPolicy": "OnFailure", "initContainers": [{"name": "i", "image": image}],
+            "containers": [{"name": "c", "image": image}]}),
+    );
+    let list = "initContainerStatuses";
+    let id = |w: &World| w.pod("init").and_then(|pod| Some(pod["status"][list][0]["containerID"].as_str()?.to_owned()));
+    w.until("the init container runs", |w| id(w).is_some()).await;
+    w.runtime.finish(id(&w).expect("it runs").trim_start_matches("mini://"), 1);
+    w.until("restarted", |w| restarts(w, "init", list)).await;
+    assert_eq!(w.shown("init", list), ["PodInitializing", "Running", "Error", "Running"]);
 }
 
 #[tokio::test]

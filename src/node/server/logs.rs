@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::query::Query;
 use super::{Target, refusal};
 use crate::api::Status;
-use crate::node::pod_state::{ContainerState, PodState, Run};
+use crate::node::pod_state::{ContainerState, PodState};
 
 /// What of a log is wanted (`PodLogOptions`).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,7 +97,6 @@ impl LogOptions {
 /// # Errors
 /// The kubelet's message.
 pub fn attempt(pod: &str, name: &str, container: &ContainerState, previous: bool) -> Result<i32, String> {
-    let before = container.last.as_ref().map(|_| container.restarts - 1);
     let waiting = |reason: &str| match reason {
         "ErrImagePull" => format!("container {name:?} in pod {pod:?} is waiting to start: image can't be pulled"),
         "ImagePullBackOff" => {
@@ -106,16 +105,15 @@ pub fn attempt(pod: &str, name: &str, container: &ContainerState, previous: bool
         other => format!("container {name:?} in pod {pod:?} is waiting to start: {other}"),
     };
     if previous {
-        let crashed = matches!(container.run, Run::Ended(_)) && container.waiting.is_some();
+        let crashed = container.latest_end().is_some() && container.waiting.is_some();
+        let before = container.last.as_ref().map(|_| container.restarts - 1);
         let found = if crashed { Some(container.restarts) } else { before };
         return found.ok_or_else(|| format!("previous terminated container {name:?} in pod {pod:?} not found"));
     }
-    match &container.run {
-        Run::Running { .. } | Run::Stopping(_) | Run::Ended(_) => Ok(container.restarts),
-        Run::Absent | Run::Starting => before.ok_or_else(|| {
-            waiting(container.waiting.as_ref().map_or("ContainerCreating", |(reason, _)| reason.as_str()))
-        }),
+    if container.alive() || container.latest_end().is_some() {
+        return Ok(container.restarts);
     }
+    Err(waiting(container.waiting.as_ref().map_or("ContainerCreating", |(reason, _)| reason.as_str())))
 }
 
 /// Answers with the log.
@@ -394,6 +392,8 @@ fn counts(line: &[u8], options: &LogOptions) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::pod_state::Run;
+    use crate::node::runtime::Exit;
 
     fn text(options: LogOptions) -> String {
         let dir = tempfile::tempdir().expect("a directory");
@@ -438,6 +438,7 @@ mod tests {
     #[test]
     fn instances_and_words() {
         let mut container = ContainerState::default();
+        let exit = Exit { code: 1, signal: None, oom_killed: false, finished_at: Timestamp::UNIX_EPOCH };
         let ask = |c: &ContainerState, previous| attempt("p", "c", c, previous);
         assert_eq!(
             ask(&container, false).expect_err("waits"),
@@ -452,5 +453,13 @@ mod tests {
         container.waiting = None;
         container.run = Run::Running { started_at: Timestamp::UNIX_EPOCH, hooked: true };
         assert_eq!(ask(&container, false), Ok(0));
+        container.run = Run::Ended(crate::node::adopt::ended("", Timestamp::UNIX_EPOCH, &exit));
+        container.make_room();
+        container.run = Run::Starting;
+        assert_eq!(ask(&container, false), Ok(0), "the one that ended, until the next one is there");
+        assert!(ask(&container, true).is_err());
+        container.created();
+        container.run = Run::Running { started_at: Timestamp::UNIX_EPOCH, hooked: true };
+        assert_eq!((ask(&container, false), ask(&container, true)), (Ok(1), Ok(0)));
     }
 }
