@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::config::Paths;
-use crate::node::namespaces::{start_time, start_time_of_any};
+use crate::node::namespaces::{self, start_time, start_time_of_any};
 
 /// How long a process that holds the lock may take to end after SIGKILL, when there is much to free.
 const KILLED: u16 = 10_000;
@@ -111,6 +111,11 @@ impl Process {
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) };
     }
 
+    /// Whether it has been killed, or ends already: it does nothing any more but free what it holds.
+    pub fn is_dying(&self) -> bool {
+        namespaces::is_dying(self.pid)
+    }
+
     /// Whether it ends within this time (milliseconds).
     fn ends_within(&self, patience: u16) -> bool {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
@@ -149,6 +154,22 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_has_been_killed_is_told_from_who_lives() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep runs");
+        let process = Process::open(child.id() as i32).expect("it lives");
+        assert!(!process.is_dying());
+        // One that is stopped takes no signal but this one.
+        process.signal(Signal::SIGSTOP);
+        assert!(!process.is_dying());
+        process.signal(Signal::SIGKILL);
+        assert!(process.is_dying(), "from that instant on");
+        process.ended().await.expect("watched");
+        assert!(process.is_dying(), "until it is gone");
+        child.wait().expect("it was started");
+        assert!(process.is_dying());
+    }
 
     #[tokio::test]
     async fn the_holder_is_known_and_can_be_ended() {

@@ -155,14 +155,8 @@ async fn cleanup(paths: &Paths, config: &Config, entered: &Entered) -> Result<()
         if let Some(agent) = lock::holder(&worker_paths) {
             agent.kill().await;
         }
-        let group = agent::group_name(&config.node_name(&worker));
-        stop_sandboxes(ShimSettings {
-            pods: worker_paths.pods(),
-            group: group.clone(),
-            ..shim_settings(paths, config, entered)
-        })
-        .await?;
-        cgroups::remove(&group);
+        workers::end_pods(&worker_paths, &shim_settings(paths, config, entered)).await?;
+        cgroups::remove(&agent::group_name(&config.node_name(&worker)));
         namespaces::end_network(&worker_paths)?;
     }
     stop_sandboxes(shim_settings(paths, config, entered)).await
@@ -343,7 +337,14 @@ async fn serve(
         network: network.clone(),
         node: agent.clone(),
         runtime,
-        workers: Workers::new(config, paths, &pki.ca, admin.clone(), env.clone()),
+        workers: Workers::new(
+            config,
+            paths,
+            shim_settings(paths, config, &entered),
+            &pki.ca,
+            admin.clone(),
+            env.clone(),
+        ),
         ca: pki.ca.clone(),
         env: env.clone(),
         api: admin,

@@ -7,13 +7,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::workers::Started;
-use super::{Cluster, agent, joining, system};
+use super::{Cluster, joining, system};
 use crate::api::certificates::public_key_hash;
 use crate::api::kinds::gvr;
 use crate::api::meta;
 use crate::client::{DeleteOptions, ListOptions, Patch, WatchEvent};
 use crate::config::Worker;
-use crate::node::runtime::cgroups;
 
 /// The seconds that pods of a node that is deleted get to end (minikube drains with this grace period).
 const DELETE_GRACE: i64 = 1;
@@ -121,15 +120,7 @@ impl Cluster {
         if let Some(address) = address {
             self.network.unlink(address).await.context("unlinking the node")?;
         }
-        self.workers.forget(&worker)?;
-        cgroups::remove(&agent::group_name(&node));
-        let files = self.paths.worker(&worker).root().to_owned();
-        match tokio::task::spawn_blocking(move || std::fs::remove_dir_all(files)).await? {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).context("removing its files");
-            }
-            _ => {}
-        }
+        self.workers.forget(&worker, &node).await?;
         self.change_config(|config| config.workers.retain(|known| known.name != worker)).await?;
         Ok(json!({"name": worker}))
     }

@@ -1,6 +1,7 @@
 //! The nodes of this machine beside the first, as the daemon sees them: an agent process each, which it starts, and which
 //! outlives it. An agent that ended by itself is not started again: a node that is lost shall be seen to be lost.
 
+use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
-use super::{STOP_PODS, identity, joining, lock};
+use super::{STOP_PODS, agent, identity, joining, lock};
 use crate::client::Api;
 use crate::config::{Config, Paths, SharedSettings};
 use crate::env::Env;
 use crate::node::namespaces;
+use crate::node::runtime::{ShimSettings, cgroups};
+use crate::node::tear_down_volumes;
 
 /// How long the token lives by which a new worker gets its certificate.
 const TOKEN: Duration = Duration::from_secs(15 * 60);
@@ -31,6 +34,8 @@ pub struct Workers {
     ca: String,
     api: Arc<dyn Api>,
     env: Env,
+    /// What the first node's runtime is told.
+    shims: ShimSettings,
     /// One start or stop at a time.
     gate: Mutex<()>,
 }
@@ -46,7 +51,7 @@ pub enum Started {
 
 impl Workers {
     /// The workers of a profile; nothing is started yet. `api` is an administrator's.
-    pub fn new(config: &Config, paths: &Paths, ca: &str, api: Arc<dyn Api>, env: Env) -> Self {
+    pub fn new(config: &Config, paths: &Paths, shims: ShimSettings, ca: &str, api: Arc<dyn Api>, env: Env) -> Self {
         Self {
             profile: config.profile.clone(),
             paths: paths.clone(),
@@ -54,6 +59,7 @@ impl Workers {
             ca: ca.to_owned(),
             api,
             env,
+            shims,
             gate: Mutex::default(),
         }
     }
@@ -64,7 +70,7 @@ impl Workers {
     /// With the agent's own words.
     pub async fn start(&self, worker: &str) -> Result<Started> {
         let paths = self.paths.worker(worker);
-        if lock::is_held(&paths) {
+        if runs(&paths).await? {
             return Ok(Started::Before);
         }
         make_directories(&paths)?;
@@ -111,27 +117,38 @@ impl Workers {
         Ok(token.context("making a token for the node")?.to_string())
     }
 
-    /// Stops a worker's agent with its pods. Returns whether it ran.
+    /// Stops a worker's agent with its pods, also those that a dead agent has left. Returns whether it ran.
     ///
     /// # Errors
-    /// When what a killed agent left cannot be stopped.
+    /// When what a dead agent left cannot be stopped.
     pub async fn stop(&self, worker: &str) -> Result<bool> {
         let _one = self.gate.lock().await;
-        match lock::holder(&self.paths.worker(worker)) {
-            Some(agent) => {
-                agent.end(STOP).await;
-                Ok(true)
-            }
-            None => Ok(false),
+        let paths = self.paths.worker(worker);
+        let agent = lock::holder(&paths);
+        if let Some(agent) = &agent {
+            agent.end(STOP).await;
         }
+        end_pods(&paths, &self.shims).await.context("stopping what the node's process left")?;
+        Ok(agent.is_some())
     }
 
-    /// Removes what is left of a worker that is stopped, but for its files.
+    /// Removes a worker that is stopped, with its files.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn forget(&self, worker: &str) -> Result<()> {
-        namespaces::end_network(&self.paths.worker(worker)).context("letting the node's network go")
+    pub async fn forget(&self, worker: &str, node: &str) -> Result<()> {
+        let paths = self.paths.worker(worker);
+        namespaces::end_network(&paths).context("letting the node's network go")?;
+        cgroups::remove(&agent::group_name(node));
+        let removed = tokio::task::spawn_blocking(move || {
+            let pods = std::fs::read_dir(paths.pods()).into_iter().flatten().flatten();
+            pods.map(|pod| tear_down_volumes(&pod.path())).collect::<io::Result<()>>()?;
+            std::fs::remove_dir_all(paths.root())
+        });
+        match removed.await? {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing its files"),
+            _ => Ok(()),
+        }
     }
 
     /// What `mini status` says of a worker's process.
@@ -139,6 +156,27 @@ impl Workers {
         let agent = lock::holder(&self.paths.worker(worker));
         json!({"name": worker, "running": agent.is_some(), "pid": agent.map(|process| process.pid())})
     }
+}
+
+/// Whether a node's process runs. One that was killed is waited for until its last thread has ended.
+async fn runs(paths: &Paths) -> Result<bool> {
+    while let Some(process) = lock::holder(paths) {
+        if !process.is_dying() {
+            return Ok(true);
+        }
+        process.ended().await.context("waiting for the end of the node's process")?;
+    }
+    // Held by one that has not said yet who it is: it has only just begun.
+    Ok(lock::is_held(paths))
+}
+
+/// Ends what runs for the pods of a worker without an agent. `first` is what the first node's runtime is told: this process
+/// stays in its own cgroup.
+///
+/// # Errors
+/// Those of the runtime.
+pub async fn end_pods(worker: &Paths, first: &ShimSettings) -> Result<()> {
+    super::stop_sandboxes(ShimSettings { pods: worker.pods(), ..first.clone() }).await
 }
 
 /// Makes a node's directories.

@@ -54,14 +54,25 @@ fn pod_cidr(node: &Node) -> Option<Ipv4Net> {
     node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()
 }
 
-/// The decision. The oldest node comes first.
+/// The part that has the number of a worker of the first node's machine (`mini-m02` has the second), so that its address does
+/// not depend on who came first.
+fn numbered(networking: &Networking, name: &str) -> Option<Ipv4Net> {
+    let number: usize = name.rsplit_once("-m")?.1.parse().ok()?;
+    networking.cluster_cidr.subnets(NODE_PREFIX).ok()?.nth(number.checked_sub(1)?)
+}
+
+/// The decision. Who has a number comes first, then the oldest node.
 pub fn reconcile(networking: &Networking, mut nodes: Vec<Arc<Node>>) -> Plan {
     let mut plan = Plan::default();
     let mut used: BTreeSet<Ipv4Net> = nodes.iter().filter_map(|node| pod_cidr(node)).collect();
     nodes.retain(|node| pod_cidr(node).is_none() && !node.is_terminating());
-    nodes.sort_by_key(|node| (node.metadata.creation_timestamp.as_ref().map(|t| t.0), node.name().to_owned()));
+    nodes.sort_by_key(|node| {
+        let created = node.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        (numbered(networking, node.name()).is_none(), created, node.name().to_owned())
+    });
     for node in nodes {
-        let mut parts = networking.cluster_cidr.subnets(NODE_PREFIX).into_iter().flatten();
+        let all = networking.cluster_cidr.subnets(NODE_PREFIX).into_iter().flatten();
+        let mut parts = numbered(networking, node.name()).into_iter().chain(all);
         // Each part has its node's address with it.
         let free = parts.find(|part| !used.contains(part) && networking.node_ip(*part).is_some());
         let Some(part) = free else {
@@ -108,6 +119,27 @@ mod tests {
         assert_eq!(given.len(), 2);
         for (given, name, cidr) in [(&given[0], "early", "10.244.1.0/24"), (&given[1], "late", "10.244.3.0/24")] {
             assert!(given.contains(name) && given.contains(cidr), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_worker_has_the_part_of_its_number_if_that_is_free() {
+        let taken = node("mini", 0, Some("10.244.0.0/24"));
+        for (names, parts) in [
+            // Whoever registered first.
+            (["mini-m03", "mini-m02"], ["10.244.1.0/24", "10.244.2.0/24"]),
+            (["machine", "mini-m02"], ["10.244.1.0/24", "10.244.2.0/24"]),
+            (["mini-m01", "mini-m300"], ["10.244.1.0/24", "10.244.2.0/24"]),
+        ] {
+            let waiting = names.iter().zip(1..).map(|(name, second)| node(name, second, None));
+            let given = given(waiting.chain([taken.clone()]).collect());
+            let of =
+                |name: &str| given.iter().find(|given| given.contains(&format!("{name:?}"))).expect("a part").clone();
+            let mut names = names;
+            names.sort_by_key(|name| if *name == "mini-m02" { "a" } else { *name });
+            for (name, part) in names.iter().zip(parts) {
+                assert!(of(name).contains(part), "{name}: {given:?}");
+            }
         }
     }
 

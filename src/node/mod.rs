@@ -52,6 +52,7 @@ pub use network::PodNetwork;
 pub use node::Node;
 pub use node_status::Machine;
 pub use registration::register;
+pub use volumes::tear_down as tear_down_volumes;
 
 /// Runs as a pod's shim or as the holder of the node's namespaces when the command line says so. To be asked before
 /// anything else: both are single-threaded.

@@ -207,6 +207,25 @@ pub fn start_time_of_any(pid: i32) -> Option<u64> {
     state_and_start(pid).map(|(_, started)| started)
 }
 
+/// Whether a process is gone, ends, or has been killed and has yet to see it (proc_pid_status(5), `SigPnd` and `ShdPnd`; the
+/// flags are those of proc_pid_stat(5)).
+pub fn is_dying(pid: i32) -> bool {
+    /// `PF_EXITING` and `PF_SIGNALED` of the kernel's `sched.h`.
+    const ENDS: u64 = 0x4 | 0x400;
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+    // In this order: what is pending is taken before the flag is set.
+    let (Ok(status), Ok(stat)) = (read("status"), read("stat")) else { return true };
+    let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
+    let mut pending = masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if pending.any(|mask| mask & KILLED != 0) {
+        return true;
+    }
+    let mut fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).into_iter().flatten();
+    let gone = fields.next().is_some_and(|state| matches!(state, "Z" | "X"));
+    gone || fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & ENDS != 0)
+}
+
 fn state_and_start(pid: i32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

@@ -76,25 +76,45 @@ pub fn probe(name: &str) -> (Group, Enforcement) {
     (group, enforcement)
 }
 
-/// Removes what [`probe`] made, unless a pod is left in it.
+/// Removes what [`probe`] made, unless a pod is left in it. The process stays where it is.
 pub fn remove(name: &str) {
-    probe(name).0.remove();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let root = Path::new(ROOT);
+    match std::fs::metadata(root.join("cgroup.controllers")) {
+        Ok(_) => remove_unified(root, &own, name),
+        Err(_) => probe_legacy(root, &own, name).remove(),
+    }
 }
 
 /// How the groups end that hold our own processes.
 const LEAF: &str = "-daemon";
 
-fn probe_unified(root: &Path, own: &str, name: &str) -> Group {
-    let Some(path) = own.lines().find_map(|l| l.strip_prefix("0::")) else { return Group::default() };
-    let own = root.join(path.trim_start_matches('/'));
+/// Where the groups of the profile's nodes lie.
+fn unified(root: &Path, own: &str) -> Option<PathBuf> {
+    let own = root.join(own.lines().find_map(|l| l.strip_prefix("0::"))?.trim_start_matches('/'));
     // A worker is started by a daemon that sits in its leaf already: its group lies beside the daemon's.
     let is_leaf = own.file_name().is_some_and(|n| n.to_string_lossy().ends_with(LEAF));
-    let mine = if is_leaf { own.parent().unwrap_or(root).to_owned() } else { own };
+    Some(if is_leaf { own.parent().unwrap_or(root).to_owned() } else { own })
+}
+
+fn leaf(mine: &Path, name: &str) -> PathBuf {
+    mine.join(format!("{name}{LEAF}"))
+}
+
+fn remove_unified(root: &Path, own: &str, name: &str) {
+    let Some(mine) = unified(root, own) else { return };
+    Group { directories: vec![Directory { controller: Controller::Unified, path: mine.join(name) }] }.remove();
+    // Stays while a process is in it, such as this one.
+    let _ = std::fs::remove_dir(leaf(&mine, name));
+}
+
+fn probe_unified(root: &Path, own: &str, name: &str) -> Group {
+    let Some(mine) = unified(root, own) else { return Group::default() };
     let group = mine.join(name);
     let made = || -> io::Result<()> {
         make(&group)?;
         // A group that hands controllers down holds no process itself: ours moves into a leaf.
-        let leaf = mine.join(format!("{name}{LEAF}"));
+        let leaf = leaf(&mine, name);
         make(&leaf)?;
         std::fs::write(leaf.join("cgroup.procs"), "0")?;
         // The command that started us is in the way as well; what is not ours stays, and the next step says so.
@@ -406,6 +426,18 @@ mod tests {
         let [weight, (_, quota)] = &settings(Controller::Unified, &absurd)[..] else { panic!("weight and quota") };
         assert_eq!(weight, &("cpu.weight", "10000".to_owned()));
         assert_eq!(quota, &format!("{} 100000", u64::MAX / 1000), "more than any kernel takes, not a wrapped little");
+    }
+
+    #[test]
+    fn a_worker_s_groups_are_removed_without_moving_the_daemon() {
+        let root = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| root.path().join("user").join(name);
+        for name in ["mini-mini/pod1", "mini-mini-daemon", "mini-mini-m02/pod2", "mini-mini-m02-daemon"] {
+            std::fs::create_dir_all(at(name)).expect("made");
+        }
+        remove_unified(root.path(), "0::/user/mini-mini-daemon\n", "mini-mini-m02");
+        assert!(!at("mini-mini-m02").exists() && !at("mini-mini-m02-daemon").exists());
+        assert!(at("mini-mini/pod1").exists() && at("mini-mini-daemon").exists());
     }
 
     #[test]
