@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -576,6 +577,12 @@ impl Api for FakeApi {
                 self.bind(gvr, key, node)
             }
             "eviction" => self.delete_now(gvr, key, &DeleteOptions::default()),
+            "token" => {
+                let seconds = object["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+                let expires = rfc3339(self.env.now() + SignedDuration::from_secs(seconds));
+                object["status"] = json!({"token": self.env.uid(), "expirationTimestamp": expires});
+                Ok(Arc::new(object))
+            }
             other => Err(Status::new(404, "NotFound", format!("the fake has no subresource {other}"))),
         })
     }

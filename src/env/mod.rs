@@ -1,9 +1,13 @@
 //! The only source of time, randomness and ids, so that a simulation can replay a seed.
 
+mod timer;
+
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::watch;
 
 /// Letters that Kubernetes uses for generated name suffixes (`k8s.io/apimachinery/pkg/util/rand`):
 /// no vowels and no look-alikes, so that no words appear.
@@ -18,7 +22,7 @@ pub struct Env {
 struct Inner {
     rng: Mutex<StdRng>,
     /// `None`: the machine's clock; `Some`: a clock that only [`Env::advance`] moves.
-    simulated: Option<Mutex<Timestamp>>,
+    simulated: Option<watch::Sender<Timestamp>>,
 }
 
 impl Env {
@@ -30,22 +34,39 @@ impl Env {
     /// A clock that stands at `start` until it is advanced, and randomness from `seed`.
     pub fn simulated(seed: u64, start: Timestamp) -> Self {
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        Self { inner: Arc::new(Inner { rng, simulated: Some(Mutex::new(start)) }) }
+        Self { inner: Arc::new(Inner { rng, simulated: Some(watch::Sender::new(start)) }) }
     }
 
     /// The current time.
     pub fn now(&self) -> Timestamp {
         match &self.inner.simulated {
             None => Timestamp::now(),
-            Some(time) => *time.lock().expect("no panic while the clock is held"),
+            Some(time) => *time.borrow(),
         }
     }
 
-    /// Moves a simulated clock; on a real one it does nothing.
+    /// Moves a simulated clock, also back; on a real one it does nothing.
     pub fn advance(&self, by: SignedDuration) {
         if let Some(time) = &self.inner.simulated {
-            let mut time = time.lock().expect("no panic while the clock is held");
-            *time = time.saturating_add(by).expect("a duration saturates");
+            time.send_modify(|time| *time = time.saturating_add(by).expect("a duration saturates"));
+        }
+    }
+
+    /// Returns when the clock says `at`, or has been set: whoever waits looks at it again. Time that the machine sleeps counts.
+    pub async fn sleep_until(&self, at: Timestamp) {
+        let Some(time) = &self.inner.simulated else {
+            if let Err(error) = timer::sleep_until(at).await {
+                tracing::warn!(%error, "a wait does not see when the clock is set");
+                let wait = Duration::try_from(at.duration_since(self.now())).unwrap_or_default();
+                // A deadline centuries away is none.
+                tokio::time::sleep(wait.min(Duration::from_secs(1 << 30))).await;
+            }
+            return;
+        };
+        let mut time = time.subscribe();
+        if *time.borrow_and_update() < at {
+            // It cannot end while this is borrowed.
+            let _ = time.changed().await;
         }
     }
 
@@ -101,5 +122,28 @@ mod tests {
         assert_eq!(rfc3339(a.now()), "2026-01-02T03:04:06Z");
         assert_eq!(rfc3339_micro(a.now()), "2026-01-02T03:04:06.500000Z");
         assert_eq!(rfc3339(b.now()), "2026-01-02T03:04:05Z");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_instant_is_woken_by_it_and_when_the_clock_is_set() {
+        let env = Env::real();
+        for wait in [-5, 0, 20] {
+            let at = env.now() + SignedDuration::from_millis(wait);
+            env.sleep_until(at).await;
+            assert!(env.now() >= at);
+        }
+        let start: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a valid time");
+        for by in [7200, -7200, 1] {
+            let env = Env::simulated(7, start);
+            env.sleep_until(start).await;
+            let at = start + SignedDuration::from_hours(1);
+            let mut waits = std::pin::pin!(env.sleep_until(at));
+            tokio::select! {
+                biased;
+                () = &mut waits => panic!("woken by nothing"),
+                () = std::future::ready(()) => env.advance(SignedDuration::from_secs(by)),
+            }
+            waits.await;
+        }
     }
 }

@@ -14,6 +14,11 @@ pub struct Backoff {
     updated: Option<Timestamp>,
 }
 
+/// Whether a wait that ends `at` is over, also when the clock was set back meanwhile: none is longer than twice [`MAX`].
+pub fn is_over(at: Timestamp, now: Timestamp) -> bool {
+    now >= at || quiet(now, at)
+}
+
 impl Backoff {
     /// The current wait; zero before the first attempt was counted.
     pub fn delay(&self) -> SignedDuration {
@@ -65,5 +70,11 @@ mod tests {
         assert_eq!(backoff.ready_at(at(700)), at(700), "it ran for more than ten minutes");
         backoff.next(at(700));
         assert_eq!(backoff.delay().as_secs(), 10);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_holds_nobody_for_hours() {
+        assert!(is_over(at(10), at(10)) && !is_over(at(10), at(9)));
+        assert!(!is_over(at(600), at(0)) && is_over(at(3600), at(0)));
     }
 }

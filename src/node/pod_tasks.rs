@@ -26,21 +26,39 @@ use crate::client::{DeleteOptions, Patch};
 const PODS: Gvr = Gvr::new("", "v1", "pods");
 const RUNTIME_CLASSES: Gvr = Gvr::new("node.k8s.io", "v1", "runtimeclasses");
 
-/// Tokens of a pod's volumes, with the time at which each is renewed.
+/// Tokens of a pod's volumes.
 #[derive(Clone, Debug, Default)]
 pub struct TokenCache {
-    tokens: BTreeMap<TokenKey, (String, Timestamp)>,
+    tokens: BTreeMap<TokenKey, Token>,
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    token: String,
+    /// When it was asked for; where the clock is set back behind this, it counts no more.
+    from: Timestamp,
+    /// When it is renewed.
+    renew: Timestamp,
+}
+
+impl Token {
+    fn renew_at(&self, now: Timestamp) -> Timestamp {
+        if now < self.from { now } else { self.renew }
+    }
 }
 
 impl TokenCache {
     /// When the first token is to be renewed.
-    pub fn renew_at(&self) -> Option<Timestamp> {
-        self.tokens.values().map(|(_, at)| *at).min()
+    pub fn renew_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.tokens.values().map(|token| token.renew_at(now)).min()
     }
     /// Tries again in a minute what could not be renewed.
     pub fn postpone(&mut self, now: Timestamp) {
         let later = now.saturating_add(SignedDuration::from_secs(60)).unwrap_or(Timestamp::MAX);
-        self.tokens.values_mut().for_each(|(_, at)| *at = (*at).max(later));
+        for token in self.tokens.values_mut() {
+            token.renew = token.renew_at(now).max(later);
+            token.from = token.from.min(now);
+        }
     }
 }
 
@@ -77,7 +95,7 @@ pub async fn mount(
     // Blocking file work; the closure owns all it needs.
     let done = tokio::task::spawn_blocking(move || {
         let lookup = |resource: &str, name: &str| objects.get(&(resource.to_owned(), name.to_owned())).cloned();
-        let token = |key: &TokenKey| tokens.tokens.get(key).map(|(token, _)| token.clone());
+        let token = |key: &TokenKey| tokens.tokens.get(key).map(|known| known.token.clone());
         let sources = Sources { pod: &pod, facts: &facts, lookup: &lookup, token: &token };
         let mut mounted = Mounted::new();
         let mut errors = Vec::new();
@@ -116,7 +134,7 @@ async fn renew(context: &Context, pod: &core::Pod, mut cache: TokenCache) -> (To
     let mut failed = None;
     for key in wanted {
         let now = context.env.now();
-        if cache.tokens.get(&key).is_some_and(|(_, renew)| *renew > now) {
+        if cache.tokens.get(&key).is_some_and(|token| token.renew_at(now) > now) {
             continue;
         }
         match request_token(context, pod, &key).await {
@@ -124,7 +142,8 @@ async fn renew(context: &Context, pod: &core::Pod, mut cache: TokenCache) -> (To
                 // Like the kubelet: at 80 % of its life, at the latest after a day.
                 let life = expires.duration_since(now);
                 let renew = (life / 10 * 8).min(SignedDuration::from_hours(24)).max(SignedDuration::from_secs(10));
-                cache.tokens.insert(key, (token, now.saturating_add(renew).unwrap_or(Timestamp::MAX)));
+                let renew = now.saturating_add(renew).unwrap_or(Timestamp::MAX);
+                cache.tokens.insert(key, Token { token, from: now, renew });
             }
             Err(error) => failed = Some(error),
         }

@@ -5,6 +5,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
 
+use super::backoff::is_over;
 use super::pod_state::{ContainerState, Ended, PodState, Role, Run, Stage, StopStage};
 use super::resize::{self, Change};
 
@@ -179,9 +180,9 @@ fn run(state: &PodState, now: Timestamp, plan: &mut Plan) {
     change_what_runs(state, now, plan);
     match state.volumes {
         Stage::Missing => plan.push(Action::MountVolumes),
-        Stage::Failed(at) if now >= at => plan.push(Action::MountVolumes),
         // Only an object's change can help.
         Stage::Failed(at) if at == Timestamp::MAX => {}
+        Stage::Failed(at) if is_over(at, now) => plan.push(Action::MountVolumes),
         Stage::Failed(at) => plan.wake(at),
         _ => {}
     }
@@ -192,7 +193,7 @@ fn run(state: &PodState, now: Timestamp, plan: &mut Plan) {
         // Containers of a sandbox that died are dead too; wait until all of them are known to be.
         Stage::Missing if state.containers.values().any(ContainerState::alive) => {}
         Stage::Missing => plan.push(Action::CreateSandbox { changed: state.had_sandbox }),
-        Stage::Failed(at) if now >= at => plan.push(Action::CreateSandbox { changed: state.had_sandbox }),
+        Stage::Failed(at) if is_over(at, now) => plan.push(Action::CreateSandbox { changed: state.had_sandbox }),
         Stage::Failed(at) => plan.wake(at),
         Stage::Removed => plan.push(Action::ReplaceSandbox),
         _ => {}
@@ -222,7 +223,7 @@ fn start(state: &PodState, role: Role, spec: &core::Container, now: Timestamp, p
     let container = state.container(&spec.name);
     match &container.run {
         Run::Absent => match container.retry_at {
-            Some(at) if now < at => {
+            Some(at) if !is_over(at, now) => {
                 plan.wake(at);
                 match container.pull_shown_until {
                     Some(until) if now >= until => plan.push(Action::ShowPullBackOff(spec.name.clone())),
@@ -234,7 +235,7 @@ fn start(state: &PodState, role: Role, spec: &core::Container, now: Timestamp, p
         },
         Run::Ended(ended) if container.again || restarts(state.spec(), role, spec, ended) => {
             let at = container.crash_loop.ready_at(ended.finished_at);
-            if now >= at {
+            if is_over(at, now) {
                 plan.push(Action::Start(spec.name.clone()));
                 return;
             }
@@ -291,7 +292,7 @@ fn change_what_runs(state: &PodState, now: Timestamp, plan: &mut Plan) {
     }
     match state.resize.retry_at {
         _ if !by_kernel || state.resize.busy => {}
-        Some(at) if now < at => plan.wake(at),
+        Some(at) if !is_over(at, now) => plan.wake(at),
         _ => plan.push(Action::Resize),
     }
 }
@@ -316,7 +317,8 @@ fn progress(name: &str, container: &ContainerState, shorter: Option<Timestamp>, 
 }
 
 fn terminate(state: &PodState, began: Timestamp, grace: SignedDuration, now: Timestamp, plan: &mut Plan) {
-    let deadline = began.saturating_add(grace).unwrap_or(Timestamp::MAX);
+    // A clock that was set back makes it no longer.
+    let deadline = began.min(now).saturating_add(grace).unwrap_or(Timestamp::MAX);
     let mut others_alive = false;
     let specs = state.specs();
     let stop = |spec: &core::Container, plan: &mut Plan| -> bool {
@@ -546,6 +548,52 @@ mod tests {
         let hasten = Action::Hasten("c".into(), at(105));
         assert_eq!(decide(&s, at(101)), Plan { actions: vec![hasten.clone()], wake_at: Some(at(105)) });
         assert_eq!(actions(&s, 105), [hasten, Action::Kill("c".into())]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_wait_longer() {
+        const HOURS: i64 = 5 * 3600;
+        let mut s = one("Always");
+        set(&mut s, "c", ended(1, HOURS));
+        s.containers.get_mut("c").expect("there").crash_loop.next(at(HOURS));
+        assert_eq!(actions(&s, 0), [Action::Start("c".into())]);
+        s.containers.get_mut("c").expect("there").make_room();
+        s.containers.get_mut("c").expect("there").retry_at = Some(at(HOURS));
+        assert_eq!(actions(&s, 0), [Action::Start("c".into())]);
+        s.sandbox = Stage::Failed(at(HOURS));
+        assert_eq!(actions(&s, 0), [Action::CreateSandbox { changed: false }]);
+        s.volumes = Stage::Failed(at(HOURS));
+        assert_eq!(actions(&s, 0), [Action::MountVolumes]);
+        s.volumes = Stage::Failed(Timestamp::MAX);
+        assert_eq!(decide(&s, at(0)), Plan::default(), "only an object's change can help");
+
+        let mut s = one("Always");
+        let stopping = super::super::pod_state::Stopping {
+            started_at: at(HOURS),
+            deadline: at(HOURS + 30),
+            stage: StopStage::Term,
+            hook_done: true,
+        };
+        set(&mut s, "c", Run::Stopping(stopping));
+        s.pod.metadata.deletion_timestamp = Some(at(HOURS + 30).into());
+        s.pod.metadata.deletion_grace_period_seconds = Some(30);
+        let plan = decide(&s, at(1));
+        assert_eq!(plan, Plan { actions: vec![Action::Hasten("c".into(), at(31))], wake_at: Some(at(31)) });
+    }
+
+    #[test]
+    fn a_clock_that_was_set_ends_no_container_that_runs() {
+        let probe = json!({"httpGet": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1});
+        let mut s = state(json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
+            "initContainers": [{"name": "s", "restartPolicy": "Always", "startupProbe": probe}],
+            "containers": [{"name": "c", "livenessProbe": probe, "readinessProbe": probe}]}));
+        for name in ["s", "c"] {
+            set(&mut s, name, running());
+            s.containers.get_mut(name).expect("there").startup = true;
+        }
+        for now in [-5 * 3600, 0, 5 * 3600, 100 * 24 * 3600] {
+            assert_eq!(decide(&s, at(now)), Plan::default(), "{now}");
+        }
     }
 
     #[test]

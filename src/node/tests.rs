@@ -50,8 +50,11 @@ pub(super) async fn world() -> World {
 }
 
 async fn world_with(change: impl FnOnce(&mut Options)) -> World {
+    world_in(Env::real(), change).await
+}
+
+async fn world_in(env: Env, change: impl FnOnce(&mut Options)) -> World {
     let dir = tempfile::tempdir().expect("a directory");
-    let env = Env::real();
     let api = FakeApi::new(env.clone());
     let runtime = FakeRuntime::new(env.clone());
     let images = Arc::new(FakeImages::default());
@@ -370,6 +373,48 @@ async fn probes_make_ready_and_restart() {
     let events = w.events("p");
     assert!(events.contains(&"Unhealthy Liveness probe failed: sick".to_owned()), "{events:?}");
     assert!(events.contains(&"Killing Container c failed liveness probe, will be restarted".to_owned()), "{events:?}");
+}
+
+/// The clock is set by hours, by hand or because the machine has slept.
+#[tokio::test]
+async fn a_clock_that_jumps_renews_tokens_ends_waits_and_leaves_what_runs_alone() {
+    let env = Env::simulated(1, "2026-01-02T03:04:05Z".parse().expect("a time"));
+    let hours = |hours| env.advance(jiff::SignedDuration::from_hours(hours));
+    let w = world_in(env.clone(), |_| {}).await;
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
+    w.create(
+        "web",
+        json!({"serviceAccountName": "default", "volumes": [{"name": "t", "projected": {"sources": [token]}}], "containers": [
+            {"name": "c", "image": "busybox:1", "volumeMounts": [{"name": "t", "mountPath": "/t"}]}]}),
+    );
+    w.until_phase("web", "Running").await;
+    let before = w.pod("web").expect("the pod");
+    let file = w.dir().join("pods").join(meta::uid(&before)).join("volumes/kubernetes.io~projected/t/token");
+    let token = || std::fs::read_to_string(&file).expect("a token");
+    // One that has expired, and one that is not valid yet.
+    for jump in [5, -10] {
+        let old = token();
+        hours(jump);
+        w.until("another token", |_| token() != old).await;
+    }
+
+    let crash = |w: &World| w.pod("crash").expect("the pod")["status"]["containerStatuses"][0].clone();
+    w.create("crash", json!({"containers": [{"name": "c", "image": "busybox:1"}]}));
+    for (restarts, jump) in [(0, 0), (1, 5), (2, -5), (3, 0)] {
+        w.until("it runs", |w| {
+            let c = crash(w);
+            c["restartCount"] == restarts && c["state"]["running"].is_object()
+        })
+        .await;
+        w.runtime.finish(&w.container_id("crash", 0), 1);
+        if restarts > 0 {
+            w.until("it waits", |w| crash(w)["state"]["waiting"]["reason"] == "CrashLoopBackOff").await;
+        }
+        hours(jump);
+    }
+    let after = w.pod("web").expect("it is still there");
+    assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"], "the same container");
+    assert_eq!((&after["status"]["phase"], &after["metadata"]["uid"]), (&json!("Running"), &before["metadata"]["uid"]));
 }
 
 /// The pod of the tutorial on AppArmor, on a node whose kernel has none, and then on one that loads the profile.

@@ -14,7 +14,6 @@ mod volumes;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
@@ -169,15 +168,10 @@ impl Worker {
             let Some(wake_at) = self.settle() else { break };
             let message = match wake_at {
                 None => receiver.recv().await,
-                Some(at) => {
-                    let wait = at.duration_since(self.context.env.now());
-                    // A deadline centuries away is none.
-                    let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO).min(Duration::from_secs(1 << 30));
-                    tokio::select! {
-                        message = receiver.recv() => message,
-                        () = tokio::time::sleep(wait) => continue,
-                    }
-                }
+                Some(at) => tokio::select! {
+                    message = receiver.recv() => message,
+                    () = self.context.env.sleep_until(at) => continue,
+                },
             };
             let Some(message) = message else { break };
             self.apply(message);
@@ -238,7 +232,7 @@ impl Worker {
         if self.state.volumes != Stage::Ready || self.refreshing {
             return plan;
         }
-        let Some(renew) = self.tokens.renew_at() else { return plan };
+        let Some(renew) = self.tokens.renew_at(now) else { return plan };
         if renew <= self.context.env.now() {
             self.refresh();
             return plan;

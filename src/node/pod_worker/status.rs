@@ -65,7 +65,8 @@ impl Worker {
         let starting = self.state.sandbox == Stage::Ready
             && self.state.containers.values().any(|c| matches!(c.run, Run::Starting));
         let until = *self.defer_until.get_or_insert(now.saturating_add(SANDBOX_TOLD_WITHIN).unwrap_or(now));
-        starting && now < until
+        // A clock that was set back makes it no longer.
+        starting && now < until && until.duration_since(now) <= SANDBOX_TOLD_WITHIN
     }
 
     /// Writes the status when it says something new.
