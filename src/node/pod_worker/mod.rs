@@ -109,6 +109,8 @@ struct Worker {
     stop_signals: BTreeMap<String, String>,
     mount_failures: u32,
     sandbox_failures: u32,
+    /// It ended before its making was reported.
+    lost_early: bool,
     /// Until when a status that tells of the sandbox only may wait.
     defer_until: Option<Timestamp>,
 }
@@ -144,6 +146,7 @@ pub fn spawn(
         stop_signals: BTreeMap::new(),
         mount_failures: 0,
         sandbox_failures: 0,
+        lost_early: false,
         defer_until: None,
     };
     let run = async move {
@@ -337,12 +340,7 @@ impl Worker {
             Msg::Removed => self.state.removed_at = self.state.removed_at.or(Some(now)),
             Msg::Shutdown => self.state.shutdown_at = self.state.shutdown_at.or(Some(now)),
             Msg::Exited(id, exit) => self.exited(&id, exit),
-            Msg::SandboxLost => {
-                if self.state.sandbox == Stage::Ready {
-                    self.state.sandbox = Stage::Removed;
-                    self.lose_containers(now);
-                }
-            }
+            Msg::SandboxLost => self.sandbox_lost(now),
             Msg::Objects => self.objects_changed(),
             Msg::Profiles => self.admit(),
             Msg::Room => self.judge_resize(),

@@ -12,6 +12,7 @@ use crate::node::pod_tasks;
 impl Worker {
     pub(super) fn create_sandbox(&mut self, changed: bool) {
         self.state.sandbox = Stage::Busy;
+        self.lost_early = false;
         if changed {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.context.recorder.event(&self.state.pod, Normal, "SandboxChanged", message);
@@ -33,12 +34,26 @@ impl Worker {
                 for name in self.probers.keys().cloned().collect::<Vec<_>>() {
                     self.probe(&name);
                 }
+                if std::mem::take(&mut self.lost_early) {
+                    self.sandbox_lost(now);
+                }
             }
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
                 self.context.recorder.event(&self.state.pod, Warning, "FailedCreatePodSandBox", message);
                 self.state.sandbox = Stage::Failed(retry(&mut self.sandbox_failures, 1000, 60_000, now));
             }
+        }
+    }
+
+    pub(super) fn sandbox_lost(&mut self, now: Timestamp) {
+        match self.state.sandbox {
+            Stage::Ready => {
+                self.state.sandbox = Stage::Removed;
+                self.lose_containers(now);
+            }
+            Stage::Busy => self.lost_early = true,
+            _ => {}
         }
     }
 

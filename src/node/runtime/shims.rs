@@ -175,21 +175,26 @@ impl Inner {
             ended,
         };
         self.lock().pods.insert(uid.clone(), pod);
-        match (sandbox, Channel::connect(directory)) {
-            (Some(sandbox), Ok(channel)) if reachable => self.watch(uid, sandbox.pid, channel, ended_sender).await,
-            (found, _) => {
-                // It lives and does not answer, or it is gone: either way its containers cannot be reached.
-                if let Some(sandbox) = found {
-                    let _ = nix::sys::signal::kill(
-                        nix::unistd::Pid::from_raw(sandbox.pid),
-                        nix::sys::signal::Signal::SIGKILL,
-                    );
-                }
-                end_orphans(directory).await;
-                self.lost(&uid);
-                Ok(())
+        let followed = match (&sandbox, Channel::connect(directory)) {
+            (Some(sandbox), Ok(channel)) if reachable => {
+                self.watch(uid.clone(), sandbox.pid, channel, ended_sender).await.is_ok()
             }
+            _ => false,
+        };
+        if !followed {
+            // It lives and does not answer, or it is gone: either way its containers cannot be reached.
+            self.give_up(&uid, directory, sandbox.map(|sandbox| sandbox.pid)).await;
         }
+        Ok(())
+    }
+
+    /// Ends a sandbox that nobody can follow, and what runs in it.
+    async fn give_up(&self, uid: &str, directory: &Path, shim: Option<i32>) {
+        if let Some(pid) = shim {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        end_orphans(directory).await;
+        self.lost(uid);
     }
 
     /// Follows a shim until its end. Returns when what ended before is known.
@@ -224,6 +229,31 @@ impl Inner {
             ended.send_replace(true);
         });
         Ok(())
+    }
+
+    /// Writes down that a sandbox's shim runs, and follows it.
+    async fn begin(
+        self: &Arc<Self>,
+        directory: &Path,
+        config: SandboxConfig,
+        group: Group,
+        pid: i32,
+    ) -> Result<Sandbox, RuntimeError> {
+        let failed = |step: &'static str| move |e: io::Error| RuntimeError::Sandbox(format!("{step}: {e}"));
+        let record = SandboxRecord { pid, ticks: start_time(pid).unwrap_or(0), created_at: Timestamp::now() };
+        write_json(&directory.join(SANDBOX), &record).map_err(failed("sandbox.json"))?;
+        let sandbox = sandbox(&config.uid, &record);
+        let channel = Channel::connect(directory).map_err(failed("shim.sock"))?;
+        let (ended_sender, ended) = watch::channel(false);
+        let uid = config.uid.clone();
+        {
+            let mut state = self.lock();
+            let containers = state.pods.remove(&uid).map(|p| p.containers).unwrap_or_default();
+            let sandbox = Some(sandbox.clone());
+            state.pods.insert(uid.clone(), Pod { config, sandbox, group, containers, stopping: false, ended });
+        }
+        self.watch(uid, pid, channel, ended_sender).await.map_err(failed("shim"))?;
+        Ok(sandbox)
     }
 
     fn exited(&self, uid: &str, record: ExitRecord) {
@@ -349,21 +379,13 @@ impl Runtime for ShimRuntime {
                 return Err(error);
             }
         };
-        let ticks = start_time(pid).unwrap_or(0);
-        let record = SandboxRecord { pid, ticks, created_at: Timestamp::now() };
-        write_json(&directory.join(SANDBOX), &record).map_err(failed("sandbox.json"))?;
-        let sandbox = sandbox(&config.uid, &record);
-        let channel = Channel::connect(&directory).map_err(failed("shim.sock"))?;
-        let (ended_sender, ended) = watch::channel(false);
         let uid = config.uid.clone();
-        {
-            let mut state = inner.lock();
-            let containers = state.pods.remove(&uid).map(|p| p.containers).unwrap_or_default();
-            let sandbox = Some(sandbox.clone());
-            state.pods.insert(uid.clone(), Pod { config, sandbox, group, containers, stopping: false, ended });
+        let begun = inner.begin(&directory, config, group.clone(), pid).await;
+        if begun.is_err() {
+            inner.give_up(&uid, &directory, Some(pid)).await;
+            group.remove();
         }
-        inner.watch(uid, pid, channel, ended_sender).await.map_err(failed("shim"))?;
-        Ok(sandbox)
+        begun
     }
 
     async fn start_container(&self, config: ContainerConfig) -> Result<Started, RuntimeError> {
@@ -621,4 +643,83 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, serde_json::to_vec(value)?)?;
     std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A runtime whose shims are this script, called with the sandbox's directory; its pid goes to the file `pid`.
+    async fn runtime(directory: &Path, script: &str) -> Arc<ShimRuntime> {
+        let program = directory.join("program");
+        let pid = directory.join("pid");
+        std::fs::write(&program, format!("#!/bin/sh\necho $$ > {}\n{script}\n", pid.display())).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("executable");
+        let pods = directory.join("pods");
+        let settings = ShimSettings {
+            pods,
+            node_netns: None,
+            ids: IdMap::Single,
+            group: "not/there".into(),
+            program: program.into(),
+        };
+        ShimRuntime::open(settings).await.expect("a runtime")
+    }
+
+    fn config(directory: &Path) -> SandboxConfig {
+        SandboxConfig { uid: "one".into(), log_dir: directory.join("logs"), ..SandboxConfig::default() }
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_cannot_be_followed_does_not_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        // It says that it is ready, and then nothing.
+        let mute = "echo >&4; exec 3>&- 4>&-; exec /bin/sleep 1000";
+        let runtime = runtime(directory.path(), mute).await;
+        for _ in 0..2 {
+            let error = runtime.create_sandbox(config(directory.path())).await.expect_err("nobody listens");
+            assert!(matches!(&error, RuntimeError::Sandbox(why) if why.starts_with("shim")), "{error}");
+            let pid = std::fs::read_to_string(directory.path().join("pid")).expect("it ran");
+            let pid: i32 = pid.trim().parse().expect("a pid");
+            if let Ok(process) = process_end(pid) {
+                let _ended = process.readable().await.expect("it ends");
+            }
+            let known = runtime.list().await.expect("a list");
+            assert!(known.iter().all(|pod| pod.sandbox.is_none()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_ends_while_it_is_adopted_is_lost() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let sandbox = directory.path().join("pods/one/sandbox");
+        std::fs::create_dir_all(&sandbox).expect("made");
+        let mut shim = std::process::Command::new("/bin/sleep").arg("1000").spawn().expect("sleep runs");
+        let pid = shim.id() as i32;
+        let ticks = start_time(pid).expect("it lives");
+        let record = SandboxRecord { pid, ticks, created_at: Timestamp::now() };
+        write_json(&sandbox.join(SANDBOX), &record).expect("written");
+        let shim_config = ShimConfig {
+            sandbox: config(directory.path()),
+            single_uid: true,
+            node_netns: None,
+            group: Group::default(),
+        };
+        write_json(&sandbox.join(CONFIG), &shim_config).expect("written");
+        let listener = listen_in(&sandbox).expect("a socket");
+        // Nobody answers: the connection is made, and closed with the listener.
+        let closes = tokio::task::spawn_blocking(move || {
+            use nix::poll::{PollFd, PollFlags, PollTimeout};
+            use std::os::fd::AsFd as _;
+            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, PollTimeout::NONE).expect("somebody connects");
+            drop(listener);
+        });
+        let runtime = runtime(directory.path(), "exit 1").await;
+        closes.await.expect("it was closed");
+        let found = runtime.list().await.expect("a list");
+        assert!(found.len() == 1 && found[0].sandbox.is_none());
+        assert!(!shim.wait().expect("it was started").success(), "nobody could end it later");
+    }
 }
