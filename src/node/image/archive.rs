@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::manifest::{self, Descriptor, Document, OCI_MANIFEST};
 use super::store::{DOCUMENT_LIMIT, Disk, Hashing, parse};
-use super::unpack::decompressed;
+use super::unpack::{Allowance, decompressed};
 use super::{Image, ImageError, Reference};
 
 /// What the archive has under a name.
@@ -58,9 +58,11 @@ pub fn load(disk: &Disk, file: File) -> Result<Vec<Image>, ImageError> {
 /// Stores every file of the archive as a blob; tells under which name each stands.
 fn members(disk: &Disk, file: File) -> Result<HashMap<String, Member>, ImageError> {
     let broken = |error: io::Error| corrupt(format!("the archive cannot be read: {error}"));
-    let mut archive = tar::Archive::new(decompressed(file).map_err(broken)?);
+    let allowance = Allowance::default();
+    let mut archive = tar::Archive::new(allowance.metered(decompressed(file).map_err(broken)?));
     let mut members = HashMap::new();
-    for entry in archive.entries().map_err(broken)? {
+    let mut entries = archive.entries().map_err(broken)?;
+    while let Some(entry) = allowance.next(&mut entries) {
         let mut entry = entry.map_err(broken)?;
         let name = clean(&entry.path().map_err(broken)?);
         match entry.header().entry_type() {
@@ -89,6 +91,7 @@ fn members(disk: &Disk, file: File) -> Result<HashMap<String, Member>, ImageErro
             }
             _ => {}
         }
+        io::copy(&mut entry, &mut io::sink()).map_err(broken)?;
     }
     Ok(members)
 }

@@ -151,11 +151,12 @@ impl Transfer {
             self.file.rewind().await.map_err(failed)?;
             (self.hash, self.length) = (Sha256::new(), 0);
         }
-        while let Some(frame) = body.frame().await {
+        let silent = |refusal: Refusal| Broken::Transfer(format!("failed to copy: {refusal}"));
+        while let Some(frame) = registry.in_time(body.frame()).await.map_err(silent)? {
             let frame = frame.map_err(|error| Broken::Transfer(format!("failed to copy: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             self.length += data.len() as u64;
-            if part.size > 0 && self.length > part.size {
+            if self.length > part.size {
                 return Err(Broken::Final(format!("{} is longer than its {} bytes", part.digest, part.size)));
             }
             self.hash.update(&data);

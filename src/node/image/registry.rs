@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +25,8 @@ use crate::client::https::escape;
 
 /// How often a registry may send us elsewhere.
 const REDIRECTS: usize = 5;
+/// How long a registry may say nothing (containerd's `image_pull_progress_timeout`).
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Names by hickory: a static binary has no resolver of libc's.
 #[derive(Clone, Default)]
@@ -114,6 +117,8 @@ pub struct Registry {
     repository: String,
     credential: Option<Credential>,
     authorization: Mutex<Option<String>>,
+    /// How long it may say nothing.
+    patience: Duration,
 }
 
 impl Registry {
@@ -147,7 +152,17 @@ impl Registry {
             repository: repository.to_owned(),
             credential,
             authorization: Mutex::default(),
+            patience: PATIENCE,
         })
+    }
+
+    /// An answer, or a part of one, in time.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the registry has fallen silent.
+    pub async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Refusal> {
+        let silent = || Refusal::Other(format!("no progress for {} s", self.patience.as_secs()));
+        tokio::time::timeout(self.patience, answer).await.map_err(|_| silent())
     }
 
     /// A manifest by tag or digest, at most `limit` bytes.
@@ -157,7 +172,7 @@ impl Registry {
     pub async fn manifest(&self, target: &str, limit: u64) -> Result<Bytes, Refusal> {
         let response = self.get(&format!("manifests/{target}"), 0).await?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let body = Limited::new(response.into_body(), limit).collect().await;
+        let body = self.in_time(Limited::new(response.into_body(), limit).collect()).await?;
         body.map(|body| body.to_bytes()).map_err(|error| Refusal::Other(error.to_string()))
     }
 
@@ -219,9 +234,8 @@ impl Registry {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request.body(Empty::new()).map_err(|error| Refusal::Other(error.to_string()))?;
-        self.http
-            .request(request)
-            .await
+        self.in_time(self.http.request(request))
+            .await?
             .map_err(|error| Refusal::Other(format!("failed to do request: Get {url:?}: {}", causes(&error))))
     }
 
@@ -256,7 +270,7 @@ impl Registry {
         if !response.status().is_success() {
             return Err(Refusal::Denied(format!("failed to fetch a token: {}", response.status())));
         }
-        let body = Limited::new(response.into_body(), 1 << 20).collect().await;
+        let body = self.in_time(Limited::new(response.into_body(), 1 << 20).collect()).await?;
         let body = body.map_err(|error| Refusal::Other(error.to_string()))?.to_bytes();
         let answer: Value = serde_json::from_slice(&body).map_err(|error| Refusal::Other(error.to_string()))?;
         let token = answer["token"].as_str().or(answer["access_token"].as_str());
@@ -317,6 +331,16 @@ mod tests {
             (&*endpoint(&nginx, &both), &*endpoint(&own, &both)),
             ("https://own.example", "https://mirror.example")
         );
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_says_nothing_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = silent.local_addr().expect("an address");
+        let mut registry = Registry::new(&format!("http://{address}"), "a", None).expect("a registry");
+        registry.patience = Duration::from_millis(1);
+        let refusal = registry.manifest("latest", 1).await.expect_err("nobody answers");
+        assert_eq!(refusal.to_string(), "no progress for 0 s");
     }
 
     #[test]

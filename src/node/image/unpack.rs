@@ -1,12 +1,14 @@
 //! Unpacking a layer into a directory that overlayfs understands: hostile input, resolved by the kernel below the
 //! directory only.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -39,13 +41,16 @@ pub struct Unpacked {
 /// # Errors
 /// When the archive is damaged or names something outside, or the disk is full. The directory is half filled then.
 pub fn unpack(layer: impl Read, into: &Path, single_uid: bool) -> io::Result<Unpacked> {
-    let hashing = Hashing { inner: decompressed(layer)?, hash: Sha256::new() };
+    let allowance = Allowance::default();
+    let hashing = Hashing { inner: allowance.metered(decompressed(layer)?), hash: Sha256::new() };
     let mut archive = tar::Archive::new(hashing);
     archive.set_ignore_zeros(false);
     let mut target = Target { root: RootDir::open(into)?, single_uid, warnings: Vec::new(), directories: Vec::new() };
-    for entry in archive.entries()? {
+    let mut entries = archive.entries()?;
+    while let Some(entry) = allowance.next(&mut entries) {
         let mut entry = entry?;
         target.entry(&mut entry)?;
+        io::copy(&mut entry, &mut io::sink())?;
     }
     target.finish();
     let mut hashing = archive.into_inner();
@@ -71,6 +76,56 @@ pub fn decompressed<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(stream)?),
         _ => Box::new(stream),
     })
+}
+
+/// The most that may stand in front of an entry's content: its header, a long name, extended attributes. All that is read
+/// into memory.
+const HEADERS: usize = 1 << 20;
+
+/// How much may be read from an archive at the moment.
+#[derive(Clone)]
+pub struct Allowance(Rc<Cell<usize>>);
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self(Rc::new(Cell::new(usize::MAX)))
+    }
+}
+
+impl Allowance {
+    /// The stream, as far as it is allowed.
+    pub fn metered<R>(&self, inner: R) -> Metered<R> {
+        Metered { inner, allowance: self.clone() }
+    }
+
+    /// The next entry of an archive on a metered stream. The one before must have been read to its end.
+    pub fn next<T>(&self, entries: &mut impl Iterator<Item = T>) -> Option<T> {
+        self.0.set(HEADERS);
+        let entry = entries.next();
+        self.0.set(usize::MAX);
+        entry
+    }
+}
+
+/// A stream of which only so much may be read.
+pub struct Metered<R> {
+    inner: R,
+    allowance: Allowance,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let allowed = self.allowance.0.get();
+        if allowed == 0 {
+            return Err(invalid("the header of an entry is too long"));
+        }
+        let most = buffer.len().min(allowed);
+        let length = self.inner.read(&mut buffer[..most])?;
+        if allowed != usize::MAX {
+            self.allowance.0.set(allowed - length);
+        }
+        Ok(length)
+    }
 }
 
 struct Hashing<R> {
@@ -453,6 +508,41 @@ mod tests {
         assert!(unpacked(&layer).1.is_err());
         assert!(unpacked(&[0x1f, 0x8b, 0xff, 0xff, 0, 0]).1.is_err());
         assert!(unpacked(&[0x55; 600]).1.is_err());
+    }
+
+    #[test]
+    fn a_name_without_end_is_refused_before_it_fills_the_memory() {
+        /// Zeros, as many as wanted; how many were is counted.
+        struct Zeros(Rc<Cell<u64>>);
+        impl Read for Zeros {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                buffer.fill(0);
+                self.0.set(self.0.get() + buffer.len() as u64);
+                Ok(buffer.len())
+            }
+        }
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_path("long").expect("a short name");
+            header.set_size(1 << 32);
+            header.set_cksum();
+            let read = Rc::new(Cell::new(0));
+            let directory = tempfile::tempdir().expect("a directory");
+            let endless = header.as_bytes().chain(Zeros(read.clone()));
+            let error = unpack(endless, directory.path(), true).expect_err("refused");
+            assert_eq!(error.to_string(), "the header of an entry is too long", "{kind:?}");
+            assert!(read.get() < 4 << 20, "{kind:?}: {} bytes were read", read.get());
+        }
+        // What is long and allowed.
+        let name = "n".repeat(250) + "/" + &"m".repeat(250);
+        let mut layer = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        layer.append_data(&mut header, &name, b"x".as_slice()).expect("in memory");
+        let (outer, result) = unpacked(&layer.into_inner().expect("in memory"));
+        result.expect("a good layer");
+        assert!(outer.path().join("in").join(&name).exists());
     }
 
     #[test]
