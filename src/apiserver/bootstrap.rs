@@ -1,17 +1,17 @@
 //! What every cluster has: four namespaces, the bootstrap roles, two priority classes, what aggregated API servers have to know, and
 //! the Service `kubernetes` with its endpoint.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
+use super::following::{Following, Told};
 use super::registry::update::Part;
-use super::registry::{Context, key, storage_failed};
+use super::registry::{Context, key};
 use super::{ApiServer, User, authz, codec};
 use crate::api::kinds::priority_class;
 use crate::api::{Kind, Status, StatusResult, flow_control, meta};
-use crate::storage::{self, Follower};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Roles with this annotation are brought up to date at every start.
@@ -160,32 +160,19 @@ fn lacking(there: &Value, wanted: &Value) -> Vec<Value> {
 
 /// Keeps the Service `kubernetes` and its endpoint as they must be, also after somebody deleted them.
 pub(crate) async fn maintain_kubernetes_service(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let mut followers = Vec::new();
+    let mut following = Following::new(server, "the Service kubernetes");
     for (group, resource) in [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")] {
-        let key = key(group, resource, "default", "kubernetes");
-        followers.push(storage::follow(&server.storage, &key).await.map_err(storage_failed)?.0);
+        following.add((), &key(group, resource, "default", "kubernetes")).await?;
     }
     reconcile(server).await?;
-    for follower in followers {
-        tokio::spawn(follow(Arc::downgrade(server), follower, server.closing.subscribe()));
-    }
+    tokio::spawn(async move {
+        while let Some(Told { server, .. }) = following.next().await {
+            if let Err(status) = reconcile(&server).await {
+                tracing::warn!(%status, "cannot maintain the Service kubernetes");
+            }
+        }
+    });
     Ok(())
-}
-
-async fn follow(server: Weak<ApiServer>, mut follower: Follower, mut closing: tokio::sync::watch::Receiver<bool>) {
-    loop {
-        let news = tokio::select! {
-            news = follower.next() => news,
-            () = super::closed(&mut closing) => return,
-        };
-        if let Err(error) = news {
-            return tracing::error!(%error, "the Service kubernetes is not followed any more");
-        }
-        let Some(server) = server.upgrade() else { return };
-        if let Err(status) = reconcile(&server).await {
-            tracing::warn!(%status, "cannot maintain the Service kubernetes");
-        }
-    }
 }
 
 async fn reconcile(server: &ApiServer) -> StatusResult<()> {

@@ -16,6 +16,7 @@ mod component_status;
 mod discovery;
 mod extensions;
 mod flow_control;
+mod following;
 pub mod http;
 mod kinds;
 pub mod local;

@@ -1,16 +1,17 @@
 //! Addresses and ports of Services where several API servers share a store: each is a key there while a Service has it, so
 //! that no two servers give it away; and what other servers give away is learnt from the Services themselves.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::ApiServer;
+use super::following::{Following, Told};
 use super::registry::{kind_prefix, storage_failed};
 use super::service::{Resource, owner, resources};
 use crate::api::StatusResult;
-use crate::storage::{Body, Durability, Entry, Error, Expect, Listing, News, follow};
+use crate::storage::{Body, Durability, Entry, Error, Expect, Listing, News};
 
 /// What the keys begin with: no API group is called like this, groups have a dot.
 const PREFIX: &str = "/mini/reservations/";
@@ -101,37 +102,25 @@ pub(super) async fn start(server: &Arc<ApiServer>) -> StatusResult<()> {
         listing.entries.iter().for_each(|entry| server.allocations.learn(&entry.value()));
         return Ok(());
     }
-    let (follower, listing) = follow(&server.storage, &prefix).await.map_err(storage_failed)?;
+    let mut following = Following::new(server, "the addresses and ports that other servers gave away");
+    let listing = following.add((), &prefix).await?;
     listing.entries.iter().for_each(|entry| server.allocations.learn(&entry.value()));
     server.repair_reservations(&listing).await?;
-    tokio::spawn(run(Arc::downgrade(server), follower, server.closing.subscribe()));
+    tokio::spawn(run(following));
     Ok(())
 }
 
-async fn run(
-    server: Weak<ApiServer>,
-    mut follower: crate::storage::Follower,
-    mut closing: tokio::sync::watch::Receiver<bool>,
-) {
-    loop {
-        let news = tokio::select! {
-            news = follower.next() => news,
-            () = super::closed(&mut closing) => return,
-        };
-        let Some(server) = server.upgrade() else { return };
+async fn run(mut following: Following) {
+    while let Some(Told { server, news, .. }) = following.next().await {
         match news {
-            Ok(News::Changes(events)) => {
+            News::Changes(events) => {
                 for event in events {
                     let now = (!event.deleted).then(|| event.entry.value());
                     server.allocations.changed(event.previous.map(|entry| entry.value()).as_deref(), now.as_deref());
                 }
             }
-            Ok(News::Everything(listing)) => {
+            News::Everything(listing) => {
                 server.allocations.relearn(listing.entries.iter().map(|entry| entry.value()));
-            }
-            Err(error) => {
-                tracing::error!(%error, "the Services of other servers are not followed any more");
-                return;
             }
         }
     }

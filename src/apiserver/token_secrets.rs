@@ -3,19 +3,20 @@
 //!
 //! This is the tokens controller of Kubernetes. It lives here because the key that signs tokens does not leave the API server.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::following::{Following, Told};
 use super::registry::delete_options::DeleteOptions;
 use super::registry::update::Part;
 use super::registry::{Context, key, prefix, storage_failed};
 use super::{ApiServer, User};
 use crate::api::meta::{self, text};
 use crate::api::{Status, StatusResult};
-use crate::storage::{self, Entry, Event, Follower, News};
+use crate::storage::{Entry, Event, News};
 
 /// The type of these Secrets.
 pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
@@ -54,44 +55,38 @@ fn verdict(secret: &Value, account: Option<&Value>, authority: &str) -> Verdict 
 
 /// Begins to follow Secrets and accounts.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let begin = async |resource: &str| {
-        storage::follow(&server.storage, &prefix("", resource, "")).await.map_err(storage_failed)
-    };
-    let ((secrets, there), (accounts, _)) = (begin("secrets").await?, begin("serviceaccounts").await?);
+    let mut following = Following::new(server, "token Secrets");
+    let there = following.add(Followed::Secrets, &prefix("", "secrets", "")).await?;
+    following.add(Followed::Accounts, &prefix("", "serviceaccounts", "")).await?;
     sync_all(server, &there.entries).await;
-    tokio::spawn(run(Arc::downgrade(server), secrets, accounts, server.closing.subscribe()));
+    tokio::spawn(run(following));
     Ok(())
 }
 
-async fn run(
-    server: Weak<ApiServer>,
-    mut secrets: Follower,
-    mut accounts: Follower,
-    mut closing: tokio::sync::watch::Receiver<bool>,
-) {
-    loop {
-        let (news, of_accounts) = tokio::select! {
-            news = secrets.next() => (news, false),
-            news = accounts.next() => (news, true),
-            () = super::closed(&mut closing) => return,
-        };
-        let Some(server) = server.upgrade() else { return };
+/// What a Secret depends on.
+#[derive(Clone, Copy)]
+enum Followed {
+    Secrets,
+    Accounts,
+}
+
+async fn run(mut following: Following<Followed>) {
+    while let Some(Told { server, of, news }) = following.next().await {
         match news {
-            Ok(News::Changes(events)) => {
+            News::Changes(events) => {
                 for event in events {
-                    match (of_accounts, event.deleted) {
-                        (true, true) => of_deleted_account(&server, &event).await,
-                        (false, false) => sync(&server, &event.entry.value()).await,
+                    match (of, event.deleted) {
+                        (Followed::Accounts, true) => of_deleted_account(&server, &event).await,
+                        (Followed::Secrets, false) => sync(&server, &event.entry.value()).await,
                         _ => {}
                     }
                 }
             }
             // Accounts may have gone unseen: each Secret looks for its own.
-            Ok(News::Everything(_)) => match server.storage.list(&prefix("", "secrets", ""), None, 0, 0).await {
+            News::Everything(_) => match server.storage.list(&prefix("", "secrets", ""), None, 0, 0).await {
                 Ok(listing) => sync_all(&server, &listing.entries).await,
                 Err(error) => tracing::warn!(%error, "cannot keep token Secrets"),
             },
-            Err(error) => return tracing::error!(%error, "token Secrets are not followed any more"),
         }
     }
 }

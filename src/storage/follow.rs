@@ -13,6 +13,16 @@ pub enum News {
     Everything(Listing),
 }
 
+impl News {
+    /// The revision up to which it tells.
+    pub fn revision(&self) -> u64 {
+        match self {
+            Self::Changes(events) => events.last().expect("there is at least one").revision,
+            Self::Everything(listing) => listing.revision,
+        }
+    }
+}
+
 /// See [`follow`].
 pub struct Follower {
     storage: Arc<dyn Storage>,

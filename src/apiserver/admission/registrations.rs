@@ -1,20 +1,19 @@
 //! The webhooks and policies that are registered, compiled once and kept up to date with the storage.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::watch;
 
-use super::super::registry::storage_failed;
+use super::super::following::{Following, Seen, Told};
 use super::super::{ApiServer, outbound};
 use crate::api::StatusResult;
 use crate::api::cel::admission::{self, Policy};
 use crate::api::cel::ast::Expr;
 use crate::api::meta::{self, items, text};
 use crate::api::selector::LabelSelector;
-use crate::storage::{self, Entry, Follower, Listing, News};
+use crate::storage::{Entry, Listing, News};
 
 /// What the keys of all registrations begin with.
 const PREFIX: &str = "/admissionregistration.k8s.io/";
@@ -119,17 +118,11 @@ enum Made {
 }
 
 /// All registrations.
+#[derive(Default)]
 pub(crate) struct Registrations {
     made: RwLock<BTreeMap<String, Made>>,
     snapshot: RwLock<Arc<Snapshot>>,
-    /// `u64::MAX` while nobody follows.
-    seen: watch::Sender<u64>,
-}
-
-impl Default for Registrations {
-    fn default() -> Self {
-        Self { made: RwLock::default(), snapshot: RwLock::default(), seen: watch::Sender::new(u64::MAX) }
-    }
+    pub seen: Seen,
 }
 
 const UNPOISONED: &str = "no panic under this lock";
@@ -140,18 +133,10 @@ impl Registrations {
         Arc::clone(&self.snapshot.read().expect(UNPOISONED))
     }
 
-    /// Waits until what was written up to a revision is known.
-    pub async fn wait_for(&self, revision: u64) {
-        if *self.seen.borrow() == u64::MAX {
-            return;
-        }
-        let _ = self.seen.subscribe().wait_for(|seen| *seen >= revision).await;
-    }
-
     fn replace(&self, listing: &Listing) {
         self.made.write().expect(UNPOISONED).clear();
         self.apply(listing.entries.iter().map(|entry| (&**entry, false)));
-        self.seen.send_replace(listing.revision);
+        self.seen.reach(listing.revision);
     }
 
     fn apply<'a>(&self, entries: impl Iterator<Item = (&'a Entry, bool)>) {
@@ -219,35 +204,22 @@ fn hooks(configuration: &Value) -> Vec<Arc<Hook>> {
 
 /// Reads the registrations and begins to follow them.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let (follower, listing) = storage::follow(&server.storage, PREFIX).await.map_err(storage_failed)?;
-    server.registrations.replace(&listing);
-    tokio::spawn(run(Arc::downgrade(server), follower, server.closing.subscribe()));
+    let mut following = Following::new(server, "webhooks and policies");
+    server.registrations.replace(&following.add((), PREFIX).await?);
+    tokio::spawn(run(following));
     Ok(())
 }
 
-async fn run(server: Weak<ApiServer>, mut follower: Follower, mut closing: watch::Receiver<bool>) {
-    loop {
-        let news = tokio::select! {
-            news = follower.next() => news,
-            () = crate::apiserver::closed(&mut closing) => break,
-        };
-        let Some(server) = server.upgrade() else { return };
-        match news {
-            Ok(News::Changes(events)) => {
-                server.registrations.apply(events.iter().map(|event| (&*event.entry, event.deleted)));
-                if let Some(last) = events.last() {
-                    server.registrations.seen.send_replace(last.revision);
-                }
-            }
-            Ok(News::Everything(listing)) => server.registrations.replace(&listing),
-            Err(error) => {
-                tracing::error!(%error, "webhooks and policies are not followed any more");
-                break;
-            }
+async fn run(mut following: Following) {
+    while let Some(Told { server, news, .. }) = following.next().await {
+        let registrations = &server.registrations;
+        match &news {
+            News::Changes(events) => registrations.apply(events.iter().map(|event| (&*event.entry, event.deleted))),
+            News::Everything(listing) => registrations.replace(listing),
         }
+        registrations.seen.reach(news.revision());
     }
-    // Nobody may wait for a follower that has ended.
-    if let Some(server) = server.upgrade() {
-        server.registrations.seen.send_replace(u64::MAX);
+    if let Some(server) = following.server() {
+        server.registrations.seen.end();
     }
 }

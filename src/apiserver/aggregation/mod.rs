@@ -18,13 +18,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::following::{Following, Seen, Told};
 use super::registry::update::Part;
-use super::registry::{Context, kind_prefix, storage_failed};
-use super::{ApiServer, User};
+use super::registry::{Context, kind_prefix};
+use super::{ApiServer, Served, User};
 use crate::api::kinds::api_service;
 use crate::api::meta::{self, number, text};
 use crate::api::{Kind, StatusResult};
-use crate::storage::{self, Entry, Event, Follower, Listing, News};
+use crate::storage::{Entry, Event, Listing, News};
 
 /// The user as whom the server keeps APIServices.
 const USER: &str = "system:apiserver";
@@ -53,16 +54,10 @@ struct Known {
 }
 
 /// All APIServices.
+#[derive(Default)]
 pub(crate) struct ApiServices {
     known: RwLock<BTreeMap<String, Known>>,
-    /// `u64::MAX` while nobody follows.
-    seen: watch::Sender<u64>,
-}
-
-impl Default for ApiServices {
-    fn default() -> Self {
-        Self { known: RwLock::default(), seen: watch::Sender::new(u64::MAX) }
-    }
+    pub seen: Seen,
 }
 
 /// A group version in discovery.
@@ -83,14 +78,6 @@ fn has_service(object: &Value) -> bool {
 }
 
 impl ApiServices {
-    /// Waits until what was written up to a revision is known.
-    pub async fn wait_for(&self, revision: u64) {
-        if *self.seen.borrow() == u64::MAX {
-            return;
-        }
-        let _ = self.seen.subscribe().wait_for(|seen| *seen >= revision).await;
-    }
-
     /// Who serves a group version, when an APIService names a Service for it.
     pub fn backend(&self, server: &ApiServer, group: &str, version: &str) -> Option<Backend> {
         let known = self.known.read().expect(UNPOISONED);
@@ -191,25 +178,33 @@ impl ApiServices {
 /// Reads the APIServices, registers what this server serves, and begins to keep all of them.
 pub(crate) async fn start(server: &Arc<ApiServer>) -> StatusResult<()> {
     let kind = server.known_kind("apiregistration.k8s.io", "v1", "apiservices")?;
-    let (services, listing) = follow(server, &kind_prefix(&kind, "")).await?;
+    let mut following = Following::new(server, "APIServices");
+    let listing = following.add(Followed::ApiServices, &kind_prefix(&kind, "")).await?;
     let keeper = Keeper { server: Arc::downgrade(server), kind };
     let mut tasks = Vec::new();
     for entry in &listing.entries {
         tasks.extend(server.aggregation.apply(entry, false));
     }
     registration::at_start(server, &keeper.kind).await?;
-    server.aggregation.seen.send_replace(listing.revision);
+    server.aggregation.seen.reach(listing.revision);
     tasks.into_iter().for_each(|(name, wake)| keeper.check(name, wake));
-    let (kind_of_services, kind_of_slices) =
+    let (services, slices) =
         (server.known_kind("", "v1", "services")?, server.known_kind("discovery.k8s.io", "v1", "endpointslices")?);
-    let (backends, _) = follow(server, &kind_prefix(&kind_of_services, "")).await?;
-    let (slices, _) = follow(server, &kind_prefix(&kind_of_slices, "")).await?;
-    tokio::spawn(keeper.run([services, backends, slices], server.closing.subscribe()));
+    following.add(Followed::Services, &kind_prefix(&services, "")).await?;
+    following.add(Followed::Slices, &kind_prefix(&slices, "")).await?;
+    let (mut kinds, in_process) = (server.kinds.subscribe(), server.options.aggregated.subscribe());
+    // What came between the registration above and now.
+    kinds.mark_changed();
+    tokio::spawn(keeper.run(following, kinds, in_process));
     Ok(())
 }
 
-async fn follow(server: &ApiServer, prefix: &str) -> StatusResult<(Follower, Listing)> {
-    storage::follow(&server.storage, prefix).await.map_err(storage_failed)
+/// What APIServices and their backends' availability depend on.
+#[derive(Clone, Copy)]
+enum Followed {
+    ApiServices,
+    Services,
+    Slices,
 }
 
 #[derive(Clone)]
@@ -219,52 +214,42 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(self, followers: [Follower; 3], mut closing: watch::Receiver<bool>) {
-        let [mut api_services, mut services, mut slices] = followers;
-        let Some(server) = self.server.upgrade() else { return };
-        let (mut kinds, mut in_process) = (server.kinds.subscribe(), server.options.aggregated.subscribe());
-        drop(server);
-        // What came between the registration at the start and now.
-        kinds.mark_changed();
+    async fn run(
+        self,
+        mut following: Following<Followed>,
+        mut kinds: watch::Receiver<Served>,
+        mut in_process: watch::Receiver<()>,
+    ) {
         loop {
-            let told = tokio::select! {
-                news = api_services.next() => news.map(|news| self.changed(news)),
-                news = services.next() => news.map(|news| self.service_changed(news, meta::name)),
-                news = slices.next() => news.map(|news| self.service_changed(news, service_of_slice)),
+            tokio::select! {
+                told = following.next() => match told {
+                    Some(Told { server, of: Followed::ApiServices, news }) => self.changed(&server, &news),
+                    Some(Told { server, of: Followed::Services, news }) => service_changed(&server, &news, meta::name),
+                    Some(Told { server, of: Followed::Slices, news }) => service_changed(&server, &news, service_of_slice),
+                    None => break,
+                },
                 _ = kinds.changed() => {
                     kinds.mark_unchanged();
                     self.register();
-                    Ok(())
                 }
                 Ok(()) = in_process.changed() => {
-                    if let Some(server) = self.server.upgrade() {
+                    if let Some(server) = following.server() {
                         server.aggregation.wake(|_, _| true);
                     }
-                    Ok(())
                 }
-                () = super::closed(&mut closing) => break,
-            };
-            if let Err(error) = told {
-                tracing::error!(%error, "APIServices are not followed any more");
-                break;
             }
         }
-        // Nobody may wait for a follower that has ended.
-        if let Some(server) = self.server.upgrade() {
-            server.aggregation.seen.send_replace(u64::MAX);
+        if let Some(server) = following.server() {
+            server.aggregation.seen.end();
         }
     }
 
-    fn changed(&self, news: News) {
-        let Some(server) = self.server.upgrade() else { return };
-        let (entries, seen): (Vec<(Arc<Entry>, bool)>, _) = match news {
-            News::Changes(events) => {
-                let seen = events.last().map(|event| event.revision);
-                (events.into_iter().map(|event| (event.entry, event.deleted)).collect(), seen)
-            }
+    fn changed(&self, server: &Arc<ApiServer>, news: &News) {
+        let entries: Vec<(&Entry, bool)> = match news {
+            News::Changes(events) => events.iter().map(|event| (&*event.entry, event.deleted)).collect(),
             News::Everything(listing) => {
-                server.aggregation.forget_others(&listing);
-                (listing.entries.iter().map(|entry| (Arc::clone(entry), false)).collect(), Some(listing.revision))
+                server.aggregation.forget_others(listing);
+                listing.entries.iter().map(|entry| (&**entry, false)).collect()
             }
         };
         for (entry, deleted) in &entries {
@@ -272,13 +257,11 @@ impl Keeper {
                 self.check(name, wake);
             }
         }
-        if let Some(seen) = seen {
-            server.aggregation.seen.send_replace(seen);
-        }
+        server.aggregation.seen.reach(news.revision());
         for (entry, _) in entries.iter().filter(|(_, deleted)| !deleted) {
             let object = entry.value();
             if !has_service(&object) && !availability::is_local(&object) {
-                let (keeper, server, name) = (self.clone(), Arc::clone(&server), meta::name(&object).to_owned());
+                let (keeper, server, name) = (self.clone(), Arc::clone(server), meta::name(&object).to_owned());
                 tokio::spawn(async move { write(&server, &keeper.kind, &name, &availability::local()).await });
             }
         }
@@ -293,24 +276,6 @@ impl Keeper {
         let Some(server) = self.server.upgrade() else { return };
         let kind = Arc::clone(&self.kind);
         tokio::spawn(async move { registration::keep(&server, &kind).await });
-    }
-
-    /// A Service, or an EndpointSlice of one: `name` finds the Service's name.
-    fn service_changed(&self, news: News, name: impl Fn(&Value) -> &str) {
-        let Some(server) = self.server.upgrade() else { return };
-        let is_of = |object: &Value, changed: &Value| {
-            let service = &object["spec"]["service"];
-            service["name"] == name(changed) && service["namespace"] == meta::namespace(changed)
-        };
-        match news {
-            News::Changes(events) => {
-                for Event { entry, .. } in &events {
-                    let changed = entry.value();
-                    server.aggregation.wake(|_, object| is_of(object, &changed));
-                }
-            }
-            News::Everything(_) => server.aggregation.wake(|_, _| true),
-        }
     }
 
     /// Starts the task that checks a backend now and whenever it is woken, until its APIService goes.
@@ -342,6 +307,23 @@ impl Keeper {
                 }
             }
         });
+    }
+}
+
+/// News of Services, or of their EndpointSlices: `name` finds the Service's name.
+fn service_changed(server: &ApiServer, news: &News, name: impl Fn(&Value) -> &str) {
+    let is_of = |object: &Value, changed: &Value| {
+        let service = &object["spec"]["service"];
+        service["name"] == name(changed) && service["namespace"] == meta::namespace(changed)
+    };
+    match news {
+        News::Changes(events) => {
+            for Event { entry, .. } in events {
+                let changed = entry.value();
+                server.aggregation.wake(|_, object| is_of(object, &changed));
+            }
+        }
+        News::Everything(_) => server.aggregation.wake(|_, _| true),
     }
 }
 

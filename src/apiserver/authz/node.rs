@@ -3,7 +3,7 @@
 //! everything, because a node hears of a new pod as soon as the graph does.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock, RwLock, Weak};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::rbac::Rule;
 use super::{Attributes, bootstrap};
 use crate::api::selector::FieldSelector;
-use crate::api::{Status, StatusResult, meta};
+use crate::api::{StatusResult, meta};
 use crate::apiserver::ApiServer;
-use crate::apiserver::registry::{kind_prefix, storage_failed};
-use crate::storage::{self, Entry, Follower, News};
+use crate::apiserver::following::{Following, Told};
+use crate::apiserver::registry::kind_prefix;
+use crate::storage::{Entry, News};
 
 /// The namespace of nodes' leases.
 const LEASES: &str = "kube-node-lease";
@@ -59,17 +60,15 @@ pub(crate) struct NodeGraph {
 
 /// Begins to follow pods and volumes.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let begin = async |of: Followed| {
+    let mut following = Following::new(server, "what nodes may read");
+    for of in [Followed::Pods, Followed::Volumes] {
         let kind = server.known_kind("", "v1", of.resource())?;
-        let begun = storage::follow(&server.storage, &kind_prefix(&kind, "")).await;
-        let (follower, listing) = begun.map_err(storage_failed)?;
+        let listing = following.add(of, &kind_prefix(&kind, "")).await?;
         server.nodes.replace(of, &listing.entries);
-        Ok::<_, Status>(follower)
-    };
-    let (pods, volumes) = (begin(Followed::Pods).await?, begin(Followed::Volumes).await?);
+    }
     let (questions, asked) = mpsc::unbounded_channel();
     if server.nodes.questions.set(questions).is_ok() {
-        tokio::spawn(run(Arc::downgrade(server), pods, volumes, asked, server.closing.subscribe()));
+        tokio::spawn(run(following, asked));
     }
     Ok(())
 }
@@ -90,38 +89,31 @@ impl Followed {
     }
 }
 
-async fn run(
-    server: Weak<ApiServer>,
-    mut pods: Follower,
-    mut volumes: Follower,
-    mut asked: mpsc::UnboundedReceiver<Question>,
-    mut closing: tokio::sync::watch::Receiver<bool>,
-) {
+async fn run(mut following: Following<Followed>, mut asked: mpsc::UnboundedReceiver<Question>) {
     let mut waiting: Vec<Question> = Vec::new();
     loop {
-        let seen = pods.seen().min(volumes.seen());
+        let seen = following.seen();
         let (answered, rest) = waiting.into_iter().partition::<Vec<_>, _>(|(revision, _)| *revision <= seen);
         for (_, answer) in answered {
             // Whoever asked may have gone away.
             let _ = answer.send(());
         }
         waiting = rest;
-        let (of, news) = tokio::select! {
-            news = pods.next() => (Followed::Pods, news),
-            news = volumes.next() => (Followed::Volumes, news),
+        let Told { server, of, news } = tokio::select! {
+            told = following.next() => match told {
+                Some(told) => told,
+                None => return,
+            },
             Some(question) = asked.recv() => {
                 waiting.push(question);
                 continue;
             }
-            () = crate::apiserver::closed(&mut closing) => return,
         };
-        let Some(server) = server.upgrade() else { return };
         match news {
-            Ok(News::Changes(events)) => {
+            News::Changes(events) => {
                 events.iter().for_each(|event| server.nodes.apply(of, &event.entry.value(), event.deleted));
             }
-            Ok(News::Everything(listing)) => server.nodes.replace(of, &listing.entries),
-            Err(error) => return tracing::error!(%error, "what nodes may read is not followed any more"),
+            News::Everything(listing) => server.nodes.replace(of, &listing.entries),
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The RBAC evaluator over an index of roles and bindings that follows the storage.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, RwLock};
 
 use serde_json::Value;
 
 use super::Attributes;
 use crate::api::selector::LabelSelector;
 use crate::api::{StatusResult, meta};
-use crate::apiserver::registry::storage_failed;
+use crate::apiserver::following::{Following, Seen, Told};
 use crate::apiserver::{ApiServer, User};
-use crate::storage::{self, Entry, Follower, Listing, News};
+use crate::storage::{Entry, Listing, News};
 
 const GROUP_PREFIX: &str = "/rbac.authorization.k8s.io/";
 
@@ -222,16 +222,10 @@ impl Index {
 }
 
 /// The index, and up to which revision it has seen the storage.
+#[derive(Default)]
 pub(crate) struct Rbac {
     index: RwLock<Index>,
-    /// `u64::MAX` while nobody follows.
-    seen: tokio::sync::watch::Sender<u64>,
-}
-
-impl Default for Rbac {
-    fn default() -> Self {
-        Self { index: RwLock::default(), seen: tokio::sync::watch::Sender::new(u64::MAX) }
-    }
+    pub seen: Seen,
 }
 
 impl Rbac {
@@ -258,19 +252,11 @@ impl Rbac {
         Some(rules.into_iter().cloned().collect())
     }
 
-    /// Waits until the index has seen `revision`, so that a writer's next request is judged by what it wrote.
-    pub async fn wait_for(&self, revision: u64) {
-        if *self.seen.borrow() == u64::MAX {
-            return;
-        }
-        let _ = self.seen.subscribe().wait_for(|seen| *seen >= revision).await;
-    }
-
     fn replace(&self, listing: &Listing) {
         let mut index = Index::default();
         listing.entries.iter().for_each(|entry| index.apply(entry, false));
         *self.index.write().expect("no panic under this lock") = index;
-        self.seen.send_replace(listing.revision);
+        self.seen.reach(listing.revision);
     }
 
     fn apply<'a>(&self, entries: impl Iterator<Item = (&'a Entry, bool)>) {
@@ -283,36 +269,22 @@ impl Rbac {
 
 /// Begins to follow the storage.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let (follower, listing) = storage::follow(&server.storage, GROUP_PREFIX).await.map_err(storage_failed)?;
-    server.rbac.replace(&listing);
-    tokio::spawn(run(Arc::downgrade(server), follower, server.closing.subscribe()));
+    let mut following = Following::new(server, "roles and bindings");
+    server.rbac.replace(&following.add((), GROUP_PREFIX).await?);
+    tokio::spawn(run(following));
     Ok(())
 }
 
-async fn run(server: Weak<ApiServer>, mut follower: Follower, mut closing: tokio::sync::watch::Receiver<bool>) {
-    loop {
-        let news = tokio::select! {
-            news = follower.next() => news,
-            () = crate::apiserver::closed(&mut closing) => break,
-        };
-        let Some(server) = server.upgrade() else { return };
-        match news {
-            Ok(News::Changes(events)) => {
-                server.rbac.apply(events.iter().map(|event| (&*event.entry, event.deleted)));
-                if let Some(last) = events.last() {
-                    server.rbac.seen.send_replace(last.revision);
-                }
-            }
-            Ok(News::Everything(listing)) => server.rbac.replace(&listing),
-            Err(error) => {
-                tracing::error!(%error, "roles and bindings are not followed any more");
-                break;
-            }
+async fn run(mut following: Following) {
+    while let Some(Told { server, news, .. }) = following.next().await {
+        match &news {
+            News::Changes(events) => server.rbac.apply(events.iter().map(|event| (&*event.entry, event.deleted))),
+            News::Everything(listing) => server.rbac.replace(listing),
         }
+        server.rbac.seen.reach(news.revision());
     }
-    // Nobody may wait for a follower that has ended.
-    if let Some(server) = server.upgrade() {
-        server.rbac.seen.send_replace(u64::MAX);
+    if let Some(server) = following.server() {
+        server.rbac.seen.end();
     }
 }
 

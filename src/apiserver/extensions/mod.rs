@@ -6,17 +6,17 @@ mod conversion;
 mod status;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use tokio::sync::watch;
 
+use super::following::{Following, Seen, Told};
 use super::registry::update::Part;
-use super::registry::{Context, kind_prefix, storage_failed};
+use super::registry::{Context, kind_prefix};
 use super::{ApiServer, User};
 use crate::api::kinds::custom_resource;
 use crate::api::{Kind, StatusResult, meta};
-use crate::storage::{self, Entry, Listing, News};
+use crate::storage::{Entry, Listing, News};
 
 /// The user as whom the server acts on definitions and their objects.
 const USER: &str = "system:apiserver";
@@ -31,27 +31,13 @@ struct Definition {
 }
 
 /// What is known of the definitions.
+#[derive(Default)]
 pub(crate) struct Extensions {
     definitions: Mutex<BTreeMap<String, Definition>>,
-    /// `u64::MAX` while nobody follows.
-    seen: watch::Sender<u64>,
-}
-
-impl Default for Extensions {
-    fn default() -> Self {
-        Self { definitions: Mutex::default(), seen: watch::Sender::new(u64::MAX) }
-    }
+    pub seen: Seen,
 }
 
 impl Extensions {
-    /// Waits until definitions written up to a revision are known.
-    pub async fn wait_for(&self, revision: u64) {
-        if *self.seen.borrow() == u64::MAX {
-            return;
-        }
-        let _ = self.seen.subscribe().wait_for(|seen| *seen >= revision).await;
-    }
-
     /// Takes a definition's state. `revision`: objects up to it may have been stored under another schema.
     fn apply(&self, entry: &Entry, deleted: bool, revision: u64) {
         let object = entry.value();
@@ -115,61 +101,43 @@ fn served_alike(a: &Value, b: &Value) -> bool {
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
     let kind = server.known_kind("apiextensions.k8s.io", "v1", "customresourcedefinitions")?;
     let prefix = kind_prefix(&kind, "");
-    let (follower, listing) = storage::follow(&server.storage, &prefix).await.map_err(storage_failed)?;
+    let mut following = Following::new(server, "CustomResourceDefinitions");
+    let listing = following.add((), &prefix).await?;
     // The last write of a definition: what was stored later was stored under its schema.
     server.extensions.replace(&listing, |entry| entry.revision);
     server.kinds.set_custom(server.extensions.kinds().into_iter());
-    server.extensions.seen.send_replace(listing.revision);
-    let keeper = Keeper { server: Arc::downgrade(server), kind, cleaning: Arc::default() };
-    tokio::spawn(keeper.run(follower, server.closing.subscribe()));
+    server.extensions.seen.reach(listing.revision);
+    let keeper = Keeper { kind, cleaning: Arc::default() };
+    keeper.act(server);
+    tokio::spawn(keeper.run(following));
     Ok(())
 }
 
 /// Keeps the served kinds and the definitions' status right.
 struct Keeper {
-    server: Weak<ApiServer>,
     kind: Arc<Kind>,
     /// The uids of definitions whose objects are being deleted.
     cleaning: Arc<Mutex<Vec<String>>>,
 }
 
 impl Keeper {
-    async fn run(self, mut follower: storage::Follower, mut closing: watch::Receiver<bool>) {
-        if let Some(server) = self.server.upgrade() {
-            self.act(&server);
-        }
-        loop {
-            let news = tokio::select! {
-                news = follower.next() => news,
-                () = super::closed(&mut closing) => break,
-            };
-            let Some(server) = self.server.upgrade() else { return };
+    async fn run(self, mut following: Following) {
+        while let Some(Told { server, news, .. }) = following.next().await {
             let revision = server.storage.revision().await.unwrap_or(u64::MAX);
-            let seen = match news {
-                Ok(News::Changes(events)) => {
-                    for event in &events {
+            match &news {
+                News::Changes(events) => {
+                    for event in events {
                         server.extensions.apply(&event.entry, event.deleted, revision);
                     }
-                    events.last().map(|last| last.revision)
                 }
-                Ok(News::Everything(listing)) => {
-                    server.extensions.replace(&listing, |_| revision);
-                    Some(listing.revision)
-                }
-                Err(error) => {
-                    tracing::error!(%error, "CustomResourceDefinitions are not followed any more");
-                    break;
-                }
-            };
-            server.kinds.set_custom(server.extensions.kinds().into_iter());
-            if let Some(seen) = seen {
-                server.extensions.seen.send_replace(seen);
+                News::Everything(listing) => server.extensions.replace(listing, |_| revision),
             }
+            server.kinds.set_custom(server.extensions.kinds().into_iter());
+            server.extensions.seen.reach(news.revision());
             self.act(&server);
         }
-        // Nobody may wait for a follower that has ended.
-        if let Some(server) = self.server.upgrade() {
-            server.extensions.seen.send_replace(u64::MAX);
+        if let Some(server) = following.server() {
+            server.extensions.seen.end();
         }
     }
 

@@ -1,17 +1,17 @@
 //! Keeps flow control as the objects say, tells in their status whether their level exists, and puts back what must be there.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::classify::Compiled;
 use crate::api::StatusResult;
 use crate::api::meta::{self, items, text};
+use crate::apiserver::following::{Following, Told};
 use crate::apiserver::registry::update::Part;
 use crate::apiserver::registry::{Context, prefix, storage_failed};
 use crate::apiserver::{ApiServer, User, bootstrap};
 use crate::env::rfc3339;
-use crate::storage::{self, Follower};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const SCHEMAS: &str = "flowschemas";
@@ -19,26 +19,17 @@ const LEVELS: &str = "prioritylevelconfigurations";
 
 /// Begins to follow FlowSchemas and priority levels.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let (follower, _) = storage::follow(&server.storage, &format!("/{GROUP}/")).await.map_err(storage_failed)?;
+    let mut following = Following::new(server, "flow control");
+    following.add((), &format!("/{GROUP}/")).await?;
     load(server).await?;
-    tokio::spawn(run(Arc::downgrade(server), follower, server.closing.subscribe()));
+    tokio::spawn(async move {
+        while let Some(Told { server, .. }) = following.next().await {
+            if let Err(status) = bootstrap::flow_control(&server).await.and(load(&server).await) {
+                tracing::warn!(%status, "cannot follow the FlowSchemas");
+            }
+        }
+    });
     Ok(())
-}
-
-async fn run(server: Weak<ApiServer>, mut follower: Follower, mut closing: tokio::sync::watch::Receiver<bool>) {
-    loop {
-        let news = tokio::select! {
-            news = follower.next() => news,
-            () = crate::apiserver::closed(&mut closing) => return,
-        };
-        if let Err(error) = news {
-            return tracing::error!(%error, "flow control is not followed any more");
-        }
-        let Some(server) = server.upgrade() else { return };
-        if let Err(status) = bootstrap::flow_control(&server).await.and(load(&server).await) {
-            tracing::warn!(%status, "cannot follow the FlowSchemas");
-        }
-    }
 }
 
 async fn objects(server: &ApiServer, resource: &str) -> StatusResult<Vec<Arc<Value>>> {

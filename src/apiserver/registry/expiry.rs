@@ -1,16 +1,17 @@
 //! Events live for an hour after their last change. One timer stands on the earliest deadline.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Context, kind_prefix, storage_failed};
+use super::{Context, kind_prefix};
 use crate::api::{Kind, StatusResult, meta};
+use crate::apiserver::following::{Following, Told};
 use crate::apiserver::{ApiServer, User};
-use crate::storage::{self, Entry, Event, Follower, Listing, News};
+use crate::storage::{Entry, Event, Listing, News};
 
 /// kube-apiserver's `--event-ttl`.
 const TTL: Duration = Duration::from_secs(3600);
@@ -79,20 +80,13 @@ impl Deadlines {
 /// Begins to follow the events.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
     let Some(kind) = server.kind("", "v1", "events") else { return Ok(()) };
-    let prefix = kind_prefix(&kind, "");
-    let (follower, listing) = storage::follow(&server.storage, &prefix).await.map_err(storage_failed)?;
-    let deadlines = Deadlines::of(&listing, server.env.now());
-    tokio::spawn(run(Arc::downgrade(server), kind, deadlines, follower, server.closing.subscribe()));
+    let mut following = Following::new(server, "the end of events");
+    let deadlines = Deadlines::of(&following.add((), &kind_prefix(&kind, "")).await?, server.env.now());
+    tokio::spawn(run(kind, deadlines, following));
     Ok(())
 }
 
-async fn run(
-    server: Weak<ApiServer>,
-    kind: Arc<Kind>,
-    mut deadlines: Deadlines,
-    mut follower: Follower,
-    mut closing: tokio::sync::watch::Receiver<bool>,
-) {
+async fn run(kind: Arc<Kind>, mut deadlines: Deadlines, mut following: Following) {
     loop {
         let first = deadlines.first();
         let timer = async {
@@ -102,24 +96,19 @@ async fn run(
             }
         };
         tokio::select! {
-            news = follower.next() => match news {
-                Ok(News::Changes(events)) => deadlines.follow(&events),
-                Ok(News::Everything(listing)) => {
-                    let Some(server) = server.upgrade() else { return };
+            told = following.next() => match told {
+                Some(Told { news: News::Changes(events), .. }) => deadlines.follow(&events),
+                Some(Told { server, news: News::Everything(listing), .. }) => {
                     deadlines = Deadlines::of(&listing, server.env.now());
                 }
-                Err(error) => {
-                    tracing::error!(%error, "events are not removed any more when their time is over");
-                    return;
-                }
+                None => return,
             },
             () = timer => {
-                let Some(server) = server.upgrade() else { return };
+                let Some(server) = following.server() else { return };
                 for key in deadlines.due(Instant::now()) {
                     expire(&server, &kind, &key).await;
                 }
             }
-            () = crate::apiserver::closed(&mut closing) => return,
         }
     }
 }

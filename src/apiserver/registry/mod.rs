@@ -179,10 +179,10 @@ impl ApiServer {
 
     async fn written(&self, kind: &Kind, revision: u64) {
         match kind.gvr.group.as_ref() {
-            "rbac.authorization.k8s.io" => self.rbac.wait_for(revision).await,
-            "apiextensions.k8s.io" => self.extensions.wait_for(revision).await,
-            "apiregistration.k8s.io" => self.aggregation.wait_for(revision).await,
-            "admissionregistration.k8s.io" => self.registrations.wait_for(revision).await,
+            "rbac.authorization.k8s.io" => self.rbac.seen.wait_for(revision).await,
+            "apiextensions.k8s.io" => self.extensions.seen.wait_for(revision).await,
+            "apiregistration.k8s.io" => self.aggregation.seen.wait_for(revision).await,
+            "admissionregistration.k8s.io" => self.registrations.seen.wait_for(revision).await,
             _ => {}
         }
     }

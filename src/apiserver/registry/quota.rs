@@ -14,7 +14,8 @@ use crate::api::pod::Resources;
 use crate::api::{Gvr, StatusResult, meta, quota};
 use crate::apiserver::ApiServer;
 use crate::apiserver::admission::resource_quota::{quotas, write_status};
-use crate::storage::{self, Event, Listing, News, Watch};
+use crate::apiserver::following::Following;
+use crate::storage::{Event, Listing, News, Watch};
 
 /// Who may write and who may count, by namespace.
 pub(crate) struct Quotas {
@@ -116,14 +117,13 @@ fn counted(quota: &Value, used: &Resources) -> Value {
 
 /// Begins to follow quotas and what they count.
 pub(crate) async fn follow(server: &Arc<ApiServer>) -> StatusResult<()> {
-    let (own, listing) =
-        storage::follow(&server.storage, &prefix("", "resourcequotas", "")).await.map_err(storage_failed)?;
-    let known = Known::of(&listing);
+    let mut own = Following::new(server, "what quotas say is used");
+    let known = Known::of(&own.add((), &prefix("", "resourcequotas", "")).await?);
     let wanted = server.quotas.wanted.lock().expect("no panic under this lock").take();
     let Some(wanted) = wanted else { return Ok(()) };
     let dirty = known.0.keys().cloned().collect();
-    let follower = Follower { server: Arc::downgrade(server), known, dirty, own, all: None, wanted };
-    tokio::spawn(follower.run(server.closing.subscribe()));
+    let follower = Follower { known, dirty, own, all: None, wanted };
+    tokio::spawn(follower.run());
     Ok(())
 }
 
@@ -155,23 +155,22 @@ impl Known {
 }
 
 struct Follower {
-    server: Weak<ApiServer>,
     known: Known,
     /// Namespaces to be counted.
     dirty: BTreeSet<String>,
-    own: storage::Follower,
+    own: Following,
     /// Everything that happens, while there are quotas.
     all: Option<Box<dyn Watch>>,
     wanted: UnboundedReceiver<String>,
 }
 
 impl Follower {
-    async fn run(mut self, mut closing: tokio::sync::watch::Receiver<bool>) {
+    async fn run(mut self) {
         loop {
             while let Ok(namespace) = self.wanted.try_recv() {
                 self.dirty.insert(namespace);
             }
-            let Some(server) = self.server.upgrade() else { return };
+            let Some(server) = self.own.server() else { return };
             if self.known.0.is_empty() {
                 self.all = None;
             } else if self.all.is_none() {
@@ -185,13 +184,13 @@ impl Follower {
             }
             drop(server);
             tokio::select! {
-                news = self.own.next() => match news {
-                    Ok(News::Changes(events)) => self.of_quotas(&events),
-                    Ok(News::Everything(listing)) => {
+                told = self.own.next() => match told.map(|told| told.news) {
+                    Some(News::Changes(events)) => self.of_quotas(&events),
+                    Some(News::Everything(listing)) => {
                         self.known = Known::of(&listing);
                         self.dirty.extend(self.known.0.keys().cloned());
                     }
-                    Err(error) => return tracing::error!(%error, "quotas are not followed any more"),
+                    None => return,
                 },
                 events = next(&mut self.all) => match events {
                     Ok(events) => self.of_objects(&events),
@@ -199,7 +198,6 @@ impl Follower {
                     Err(_) => self.all = None,
                 },
                 namespace = self.wanted.recv() => self.dirty.extend(namespace),
-                () = crate::apiserver::closed(&mut closing) => return,
             }
         }
     }
@@ -214,7 +212,7 @@ impl Follower {
     }
 
     fn of_objects(&mut self, events: &[Event]) {
-        let Some(server) = self.server.upgrade() else { return };
+        let Some(server) = self.own.server() else { return };
         for event in events {
             let namespace = self.known.namespace(&event.entry.key);
             if self.known.0.contains_key(&namespace) && changes_usage(event, server.env.now()) {
