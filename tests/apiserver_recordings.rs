@@ -1,8 +1,7 @@
-//! Replays recordings of real Kubernetes against the API server. `MINI_RECORDINGS` names their folder; without it there is nothing to do.
+//! Replays recordings of real Kubernetes against the API server. Without them (`testing::recordings` looks) there is nothing to do.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -428,7 +427,8 @@ async fn prepare(server: &TestServer, namespace: &str) {
 }
 
 /// The CustomResourceDefinition that was there when everything was recorded.
-async fn install_widgets(server: &TestServer, root: &Path) {
+async fn install_widgets(server: &TestServer) {
+    let Some(root) = testing::recordings() else { return };
     let definition = std::fs::read(root.join("widgets-crd.json")).expect("readable");
     let post = Request::builder()
         .method("POST")
@@ -568,22 +568,14 @@ fn summary(differences: &[String]) -> String {
 }
 
 async fn replay_folder(folder: &str) {
-    let Some(root) = std::env::var_os("MINI_RECORDINGS") else { return };
     let only = std::env::var("MINI_RECORDINGS_ONLY").unwrap_or_default();
     let server = Arc::new(testing::start(testing::store(&Env::real()).await, Env::real()).await);
     // Among the defaults there is a case that does this.
     if folder != "defaults" {
-        install_widgets(&server, Path::new(&root)).await;
+        install_widgets(&server).await;
     }
-    let mut files: Vec<_> = std::fs::read_dir(Path::new(&root).join(folder))
-        .expect("the folder is there")
-        .flatten()
-        .map(|e| e.path())
-        .collect();
-    files.sort();
     let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
-    for file in files {
-        let mut text = std::fs::read_to_string(&file).expect("readable");
+    for (name, mut text) in testing::recorded(folder) {
         if folder != "discovery" {
             // Served as v1 and v2 since.
             for (old, new) in [
@@ -595,8 +587,7 @@ async fn replay_folder(folder: &str) {
             }
         }
         let case: Value = serde_json::from_str(&text).expect("JSON");
-        let name =
-            format!("{folder}/{}", case["case"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default());
+        let name = format!("{folder}/{name}");
         if !only.is_empty() && !name.contains(&only) {
             continue;
         }

@@ -1,5 +1,5 @@
-//! Replays what a person at kubectl saw of real Kubernetes, against the API server with its controllers. `MINI_RECORDINGS`
-//! names the folder of recordings; without it, or without kubectl, there is nothing to do.
+//! Replays what a person at kubectl saw of real Kubernetes, against the API server with its controllers. Without recordings
+//! (`testing::recordings` looks for them), or without kubectl, there is nothing to do.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -188,22 +188,14 @@ fn replay(world: &World, name: &str, case: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_shows_what_it_shows_of_kubernetes() {
-    let Some(root) = std::env::var_os("MINI_RECORDINGS") else { return };
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         return;
     }
     let only = std::env::var("MINI_RECORDINGS_ONLY").unwrap_or_default();
     let world = Arc::new(start().await);
-    let mut files: Vec<_> = std::fs::read_dir(Path::new(&root).join("kubectl"))
-        .expect("the folder is there")
-        .flatten()
-        .map(|e| e.path())
-        .collect();
-    files.sort();
     let mut failures = Vec::new();
-    for file in files {
-        let case: Value = serde_json::from_slice(&std::fs::read(&file).expect("readable")).expect("JSON");
-        let name = case["case"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
+    for (name, text) in testing::recorded("kubectl") {
+        let case: Value = serde_json::from_str(&text).expect("JSON");
         if main_skip(&name).is_some() || (!only.is_empty() && !name.contains(&only)) {
             continue;
         }

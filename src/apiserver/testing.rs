@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -68,6 +69,35 @@ pub async fn store(env: &Env) -> Arc<dyn Storage> {
     let prefix = format!("/test-{}", env.uid());
     let options = storage::EtcdOptions { endpoints: vec![endpoint], prefix, ..storage::EtcdOptions::default() };
     storage::open_etcd(&options, limits).await.expect("MINI_TEST_ETCD names an etcd")
+}
+
+/// The folder with recordings of a real Kubernetes: `MINI_RECORDINGS`, or what lies beside the repository.
+pub fn recordings() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("MINI_RECORDINGS") {
+        return Some(folder.into());
+    }
+    // Tests run in the package's folder.
+    let beside = ["../shared/recordings", "../../shared/recordings"].map(PathBuf::from);
+    beside.into_iter().find(|folder| folder.is_dir())
+}
+
+/// Name and text of the recorded cases of a folder, in order; none where there are no recordings.
+///
+/// # Panics
+/// When they cannot be read.
+pub fn recorded(folder: &str) -> Vec<(String, String)> {
+    let Some(root) = recordings() else { return Vec::new() };
+    let files = std::fs::read_dir(root.join(folder)).expect("a readable folder");
+    let paths = files.map(|file| file.expect("a readable entry").path());
+    let mut cases: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .map(|path| {
+            let name = path.file_stem().expect("a file name").to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(&path).expect("a readable file"))
+        })
+        .collect();
+    cases.sort();
+    cases
 }
 
 /// Starts a server on a free port of 127.0.0.1.

@@ -1,7 +1,6 @@
 //! Replays recordings of a real Kubernetes 1.20 (facts kept outside of the repository; without them these tests have
 //! nothing to do). What 1.35 does differently is listed here, case by case.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -11,29 +10,17 @@ use crate::api::kind::{Kind, Strategy};
 use crate::api::meta::{items, text};
 use crate::api::schema::{self, Strictness};
 use crate::api::status::{FieldError, Status};
+use crate::apiserver::testing::recorded;
 
 /// The cases of a folder, by name.
 fn cases(folder: &str) -> Vec<(String, Value)> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let folder = ["../shared/recordings", "../../shared/recordings"]
-        .iter()
-        .map(|shared| root.join(shared).join(folder))
-        .find(|folder| folder.is_dir());
-    let files = folder.into_iter().flat_map(|folder| std::fs::read_dir(folder).expect("a readable folder"));
-    let mut cases: Vec<(String, Value)> = files
-        .map(|file| file.expect("a readable entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .map(|path| {
-            let name = path.file_stem().expect("a file name").to_string_lossy().into_owned();
-            let mut text = std::fs::read_to_string(&path).expect("a readable file");
-            for uid in 1..10 {
-                text = text.replace(&format!("<uid:{uid}>"), &format!("uid-{uid}"));
-            }
-            (name, serde_json::from_str(&text).expect("recordings are JSON"))
-        })
-        .collect();
-    cases.sort_by(|a, b| a.0.cmp(&b.0));
-    cases
+    let case = |(name, mut text): (String, String)| {
+        for uid in 1..10 {
+            text = text.replace(&format!("<uid:{uid}>"), &format!("uid-{uid}"));
+        }
+        (name, serde_json::from_str(&text).expect("recordings are JSON"))
+    };
+    recorded(folder).into_iter().map(case).collect()
 }
 
 /// The kind and the subresource that a request's path means.

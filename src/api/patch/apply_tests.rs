@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::tests::{read_case, recordings, type_of, within};
+use super::tests::{recorded_cases, type_of, within};
 use super::{Writer, apply, managed_fields};
 use crate::api::Status;
 use crate::api::schema::arbitrary::Arbitrary;
@@ -106,14 +106,12 @@ proptest! {
 /// Replays the writes of every recorded case, each from the recorded object before it.
 #[test]
 fn recorded_managers() {
-    let Some(folder) = recordings() else { return };
-    let (mut wrong, mut checked) = (Vec::new(), 0);
-    for entry in std::fs::read_dir(folder.join("patches")).expect("a folder") {
-        let case = read_case(&entry.expect("an entry").path());
+    let (cases, mut wrong, mut checked) = (recorded_cases(), Vec::new(), 0);
+    for case in &cases {
         let name = case["case"].as_str().unwrap_or_default().to_owned();
         let mut writes: Vec<&Value> = ["setup", "steps"].iter().filter_map(|k| case[*k].as_array()).flatten().collect();
         if case["request"].is_object() {
-            writes.push(&case);
+            writes.push(case);
         }
         let mut live: Option<Value> = None;
         for (step, write) in writes.into_iter().enumerate() {
