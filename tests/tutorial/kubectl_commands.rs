@@ -86,10 +86,14 @@ fn every_command(minor: u32) {
     k.w.ok("mini image load shell.tar");
     cluster(&k);
     configuration(&k);
+    plugins(&k);
+    preferences(&k);
     generators(&k);
     generators_of_services_and_access(&k);
     printed(&k);
     changed(&k);
+    raw(&k);
+    cascades(&k);
     patched(&k);
     applied(&k);
     applied_by_the_server(&k);
@@ -143,10 +147,16 @@ fn configuration(k: &Kubectl) {
     k.says("config get-contexts -o name", "mini\nother");
     assert!(k.ok("get services -o name").contains("service/kube-dns"), "the context's namespace is used");
     k.ok("config use-context mini");
-    k.says("config delete-context other", "deleted context other from *");
+    k.says("config rename-context other renamed", "Context \"other\" renamed to \"renamed\".");
+    k.says("config delete-context renamed", "deleted context renamed from *");
+    k.says("config set-cluster other --server=https://127.0.0.1:1", "Cluster \"other\" set.");
+    k.says("config get-clusters", "NAME\n*mini*");
+    k.says("config delete-cluster other", "deleted cluster other from *");
+    k.says("config set contexts.mini.namespace kube-system", "Property \"contexts.mini.namespace\" set.");
+    k.says("config unset contexts.mini.namespace", "Property \"contexts.mini.namespace\" unset.");
+    k.says("config get-users", "NAME\nmini");
     assert!(k.ok("completion bash").contains("__start_kubectl"));
     assert!(k.ok("options").contains("--kubeconfig"));
-    k.refuses("plugin list", "unable to find any kubectl plugins in your PATH");
     k.w.ok("mkdir -p site");
     k.w.write("site/greeting.txt", "hello");
     k.w.write(
@@ -159,6 +169,47 @@ fn configuration(k: &Kubectl) {
     let map = k.ok("get configmap -l site=a -o jsonpath='{.items[0].data.greeting\\.txt}'");
     assert_eq!(map, "hello");
     k.says("delete -k site", "configmap \"my-greeting-*\" deleted*");
+}
+
+/// plugin, as the page "Extend kubectl with plugins" does it.
+fn plugins(k: &Kubectl) {
+    k.refuses("plugin list", "unable to find any kubectl plugins in your PATH");
+    k.w.write("kubectl-greet", "#!/bin/sh\necho I greet $1\n");
+    k.w.ok("chmod +x kubectl-greet");
+    let list = k.w.ok("PATH=$PWD:$PATH kubectl plugin list");
+    assert!(
+        list.contains("The following compatible plugins are available:") && list.contains("/kubectl-greet"),
+        "{list}"
+    );
+    assert_eq!(k.w.ok("PATH=$PWD:$PATH kubectl greet you"), "I greet you\n");
+}
+
+/// kuberc: defaults and aliases, as the page "Kubectl user preferences (kuberc)" describes them.
+fn preferences(k: &Kubectl) {
+    if k.minor < 36 {
+        return;
+    }
+    k.w.write(
+        "kuberc.yaml",
+        "apiVersion: kubectl.config.k8s.io/v1beta1\nkind: Preference\n\
+         defaults: [{command: get, options: [{name: output, default: name}]}]\n\
+         aliases: [{name: getns, command: get, prependArgs: [namespaces]}]\n",
+    );
+    k.says("get namespace default --kuberc=kuberc.yaml", "namespace/default");
+    k.says("get namespace default --kuberc=kuberc.yaml -o jsonpath='{.metadata.name}'", "default");
+    k.says("getns default --kuberc=kuberc.yaml", "NAME*STATUS*AGE\ndefault*Active*");
+    k.says(
+        "kuberc set --kuberc=kuberc.yaml --section aliases --name mkmap --command 'create configmap' \
+         --prependarg from-alias --option dry-run=client",
+        "Updated *kuberc.yaml",
+    );
+    assert!(k.ok("kuberc view --kuberc=kuberc.yaml").contains("name: mkmap"));
+    k.says("mkmap --kuberc=kuberc.yaml", "configmap/from-alias created (dry run)");
+    let get = "kubectl get namespace default";
+    let both = k.w.ok(&format!(
+        "mkdir -p .kube && cp kuberc.yaml .kube/kuberc && {get} && KUBECTL_KUBERC=false {get} && rm .kube/kuberc"
+    ));
+    like(&both, "namespace/default\nNAME*STATUS*AGE\ndefault*Active*");
 }
 
 /// create with each generator that makes a workload or what belongs to one.
@@ -214,9 +265,7 @@ fn generators(k: &Kubectl) {
     k.says("create -f dry.yaml --dry-run=server", "deployment.apps/dry created (server dry run)");
     k.refuses("get deployment dry", "deployments.apps \"dry\" not found");
     k.w.ok("kubectl create -f - < dry.yaml && kubectl delete -f dry.yaml");
-    k.w.write("raw.json", r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"raw"}}"#);
-    assert!(k.ok("create --raw /api/v1/namespaces/default/configmaps -f raw.json").contains("\"uid\""));
-    k.ok("delete configmap raw literal files env");
+    k.ok("delete configmap literal files env");
 }
 
 /// create with the generators of Services, an Ingress, accounts and roles.
@@ -324,6 +373,49 @@ fn changed(k: &Kubectl) {
     k.refuses("delete configmap one", "configmaps \"one\" not found");
     k.says("delete namespace made --wait", "namespace \"made\" deleted*");
     k.refuses("get namespace made", "namespaces \"made\" not found");
+}
+
+/// --raw: what is sent and answered goes as it is.
+fn raw(k: &Kubectl) {
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |data: &str| {
+        k.w.write(
+            "raw.json",
+            &format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"raw"}},"data":{{"a":"{data}"}}}}"#),
+        );
+    };
+    map("1");
+    assert!(k.ok(&format!("create --raw {maps} -f raw.json")).contains("\"uid\""));
+    k.refuses(&format!("create --raw {maps} -f raw.json"), "configmaps \"raw\" already exists");
+    map("2");
+    assert!(k.ok(&format!("replace --raw {maps}/raw -f raw.json")).contains(r#""data":{"a":"2"}"#));
+    assert!(k.ok(&format!("get --raw {maps}/raw")).contains(r#""data":{"a":"2"}"#));
+    let deleted = k.ok(&format!("delete --raw {maps}/raw"));
+    assert!(deleted.contains(r#""status":"Success""#), "{deleted}");
+    k.refuses(&format!("get --raw {maps}/raw"), "(NotFound)");
+}
+
+/// delete with each propagation policy, as the page "Use Cascading Deletion in a Cluster" does it.
+fn cascades(k: &Kubectl) {
+    let create = || {
+        k.ok("create deployment cascade --image=mini.local/echo:1.4");
+        k.ok("rollout status deployment/cascade --timeout=60s");
+    };
+    let left = |kind: &str| k.ok(&format!("get {kind} -l app=cascade -o name")).trim().to_owned();
+    create();
+    let set = left("replicaset");
+    assert_eq!(k.field(&set, ".metadata.ownerReferences[0].kind"), "Deployment");
+    k.says("delete deployment cascade --cascade=orphan", "deployment.apps \"cascade\" deleted*");
+    assert_eq!(k.field(&set, ".metadata.ownerReferences"), "", "the ReplicaSet stays, and is nobody's");
+    like(&left("pods"), "pod/cascade-*");
+    // kubectl waits for the ReplicaSet, which waits for its pods.
+    k.says(&format!("delete {set} --cascade=foreground"), "replicaset.apps \"cascade-*\" deleted*");
+    assert_eq!(left("pods"), "");
+    create();
+    k.says("delete deployment cascade --cascade=background", "deployment.apps \"cascade\" deleted*");
+    // The rest goes without anybody waiting; where all of it has gone already, an old kubectl finds that an error.
+    k.w.run("kubectl wait --for=delete replicaset,pods -l app=cascade --timeout=60s");
+    assert_eq!((left("replicaset"), left("pods")), (String::new(), String::new()));
 }
 
 /// patch with each type, as the task page "Update API Objects in Place Using kubectl patch" does it.
@@ -434,6 +526,14 @@ fn pruned_and_waited_for(k: &Kubectl) {
         waiting.contains("configmap/applied condition met");
     }
     drop(waiting);
+    if k.minor >= 31 {
+        let mut waiting = Watch::start(&k.w, "kubectl wait --for=create configmap/late --timeout=60s -v=6");
+        waiting.contains("configmaps/late");
+        k.ok("create configmap late");
+        waiting.contains("configmap/late condition met");
+        drop(waiting);
+        k.ok("delete configmap late");
+    }
     k.says("wait --for=condition=Ready node/mini --timeout=30s", "node/mini condition met");
     k.refuses("wait --for=condition=Ready=False node/mini --timeout=1s", "timed out waiting for the condition");
     if k.minor >= 23 {
