@@ -57,6 +57,10 @@ struct Order {
     queue: VecDeque<Queued>,
     /// Published but not on disk.
     lazy: Changes,
+    /// Whether the last batch could not be made durable.
+    failed: bool,
+    /// Who wants to know what becomes of the next batch, even if there is nothing to write.
+    asking: Vec<oneshot::Sender<Result<(), String>>>,
     closed: bool,
 }
 
@@ -92,6 +96,8 @@ impl Engine {
             pending: HashSet::new(),
             queue: VecDeque::new(),
             lazy: Changes::new(),
+            failed: false,
+            asking: Vec::new(),
             closed: false,
         };
         let core = Arc::new(Core {
@@ -199,14 +205,14 @@ impl Core {
     fn commit_until_closed(&self, mut disk: Box<dyn Disk>) {
         loop {
             let mut order = self.order();
-            while order.queue.is_empty() && !order.closed {
+            while order.queue.is_empty() && order.asking.is_empty() && !order.closed {
                 order = self.work.wait(order).expect("no panic while the order is held");
             }
             let size = order.queue.len().min(BATCH);
             let batch: Vec<_> = order.queue.drain(..size).collect();
             let last = order.closed && order.queue.is_empty();
             let ceiling = if last { order.revision } else { order.revision + LEASE };
-            let lazy = std::mem::take(&mut order.lazy);
+            let (lazy, asking) = (std::mem::take(&mut order.lazy), std::mem::take(&mut order.asking));
             drop(order);
 
             let mut changes = lazy.clone();
@@ -217,7 +223,11 @@ impl Core {
             if let Err(error) = &result {
                 tracing::error!(%error, writes = batch.len(), "a batch of writes could not be made durable");
             }
-            self.settle(batch, lazy, ceiling, result);
+            self.settle(batch, lazy, ceiling, result.clone());
+            for asking in asking {
+                // Whoever asked may have gone.
+                let _ = asking.send(result.clone());
+            }
             if last {
                 return;
             }
@@ -226,6 +236,7 @@ impl Core {
 
     fn settle(&self, batch: Vec<Queued>, lazy: Changes, ceiling: u64, result: Result<(), String>) {
         let mut order = self.order();
+        order.failed = result.is_err();
         let mut visible = Vec::with_capacity(batch.len());
         let mut answers = Vec::with_capacity(batch.len());
         if result.is_ok() {
@@ -306,6 +317,24 @@ impl Storage for Engine {
 
     async fn revision(&self) -> Result<u64, Error> {
         Ok(open(&self.core.shared.read())?.revision())
+    }
+
+    async fn health(&self) -> Result<(), Error> {
+        let answer = {
+            let mut order = self.core.order();
+            if order.closed {
+                return Err(closed());
+            }
+            // A disk that took the last batch is believed: nobody can keep it busy by asking.
+            if !order.failed {
+                return Ok(());
+            }
+            let (asking, answer) = oneshot::channel();
+            order.asking.push(asking);
+            answer
+        };
+        self.core.work.notify_one();
+        answer.await.map_err(|_| closed())?.map_err(Error::Backend)
     }
 
     async fn close(&self) {

@@ -183,6 +183,13 @@ pub trait Storage: Send + Sync + 'static {
     async fn watch(&self, prefix: &str, revision: u64) -> Result<Box<dyn Watch>, Error>;
     /// The current revision.
     async fn revision(&self) -> Result<u64, Error>;
+    /// Whether the store can do its work.
+    ///
+    /// # Errors
+    /// When it cannot be read, or cannot be written since a write failed.
+    async fn health(&self) -> Result<(), Error> {
+        self.revision().await.map(drop)
+    }
     /// Whether other processes write to the same store.
     fn is_shared(&self) -> bool {
         false

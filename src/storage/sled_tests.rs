@@ -188,6 +188,7 @@ async fn a_failed_write_is_not_seen_now_or_later() {
     let before = put(&storage, "/a", Durability::Now).await.expect("free");
     let mut watch = storage.watch("/", 0).await.expect("now");
 
+    assert!(storage.health().await.is_ok());
     fail.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(matches!(put(&storage, "/b", Durability::Now).await, Err(Error::Backend(_))));
     let update = storage.put("/a", Expect::Revision(before.revision), body("lost"), Durability::Now).await;
@@ -196,8 +197,10 @@ async fn a_failed_write_is_not_seen_now_or_later() {
     assert!(storage.get("/b").await.expect("open").is_none());
     assert_eq!(storage.get("/a").await.expect("open").expect("there").revision, before.revision);
     assert!(put(&storage, "/lazy", Durability::Lazy).await.is_ok(), "heartbeats go on");
+    assert!(matches!(storage.health().await, Err(Error::Backend(why)) if why == "no space left"));
 
     fail.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert!(storage.health().await.is_ok(), "it is asked again without a write");
     let c = put(&storage, "/c", Durability::Now).await.expect("there is room again");
     let mut events = vec![];
     while events.len() < 2 {

@@ -130,7 +130,7 @@ async fn health(State(server): State<Arc<ApiServer>>, RawQuery(query): RawQuery,
     let single = parts.next().map(str::to_owned);
     let closing = *server.closing.borrow();
     let mut checks = vec![("ping", Ok(())), ("log", Ok(()))];
-    let storage = server.storage.revision().await.map(|_| ()).map_err(|e| e.to_string());
+    let storage = server.storage.health().await.map_err(|e| e.to_string());
     checks.push(("etcd", storage.clone()));
     if endpoint == "readyz" {
         checks.push(("etcd-readiness", storage));
