@@ -69,6 +69,8 @@ struct Shared<T> {
     state: RwLock<State<T>>,
     /// Held while a change is applied and told, so that a new subscriber misses nothing and sees nothing twice.
     handlers: Mutex<Vec<Handler<T>>>,
+    /// Who wants to know when the first list has arrived.
+    first_list: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
     seen: watch::Sender<u64>,
 }
 
@@ -86,9 +88,8 @@ impl<T> Clone for Cache<T> {
 impl<T: Object> Default for Cache<T> {
     fn default() -> Self {
         let state = State { objects: BTreeMap::new(), owners: HashMap::new(), synced: false };
-        let shared =
-            Shared { state: RwLock::new(state), handlers: Mutex::new(Vec::new()), seen: watch::Sender::new(0) };
-        Self { shared: Arc::new(shared) }
+        let (state, seen) = (RwLock::new(state), watch::Sender::new(0));
+        Self { shared: Arc::new(Shared { state, handlers: Mutex::default(), first_list: Mutex::default(), seen }) }
     }
 }
 
@@ -157,6 +158,15 @@ impl<T: Object> Cache<T> {
     pub async fn synced(&self) {
         let mut seen = self.shared.seen.subscribe();
         while !self.is_synced() && seen.changed().await.is_ok() {}
+    }
+    /// Calls `handler` when the first list has arrived and been told; at once if it has arrived.
+    pub fn on_synced(&self, handler: impl FnOnce() + Send + 'static) {
+        let mut first_list = self.shared.first_list.lock().expect(UNPOISONED);
+        if !self.is_synced() {
+            return first_list.push(Box::new(handler));
+        }
+        drop(first_list);
+        handler();
     }
     /// The newest resourceVersion that this cache has seen.
     pub fn seen(&self) -> u64 {
@@ -235,6 +245,8 @@ impl<T: Object> Cache<T> {
         for change in &changes {
             handlers.iter().for_each(|handler| handler(change));
         }
+        let first_list = std::mem::take(&mut *self.shared.first_list.lock().expect(UNPOISONED));
+        first_list.into_iter().for_each(|handler| handler());
         // Even an empty list is news: `synced` waits for it.
         self.shared.seen.send_modify(|seen| *seen = revision.max(*seen));
     }

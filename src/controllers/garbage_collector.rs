@@ -1,7 +1,6 @@
 //! Deletes what has lost its owners; foreground and orphan deletion (`pkg/controller/garbagecollector`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -18,8 +17,6 @@ use crate::client::{DeleteOptions, Object, Patch};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
-/// When to look again for dependents of kinds that cannot be listed at the moment.
-const UNKNOWN: Duration = Duration::from_secs(1);
 
 /// The controller. Its keys are `<group>/<version>/<resource>/<namespace>` and a name.
 pub struct GarbageCollector;
@@ -56,11 +53,13 @@ impl Controller for GarbageCollector {
             for (owned, dependent) in naming(&graph, kind) {
                 add.add(key_of(&owned, &Key::of(&*dependent)));
             }
+            let (all, again) = (graph.clone(), add.clone());
             kind.cache.subscribe(move |change| {
                 if let Some(kind) = of.upgrade() {
                     told(&graph, &kind, change, &add);
                 }
             });
+            kind.cache.on_synced(move || look_again(&all, &again));
         });
     }
     fn reconcile(&self, caches: &Caches, key: &Key, _now: Timestamp) -> Plan {
@@ -98,6 +97,18 @@ fn told(graph: &Graph, kind: &GraphKind, change: &Change<PartialObject>, add: &E
     }
 }
 
+/// Those whose dependents may have been of a kind that nobody had listed, once all are.
+fn look_again(graph: &Graph, add: &Enqueue) {
+    if !all_known(graph) {
+        return;
+    }
+    for kind in graph.kinds().iter() {
+        for object in kind.cache.list().iter().filter(|object| waits_for_dependents(object)) {
+            add.add(key_of(kind, &Key::of(&**object)));
+        }
+    }
+}
+
 /// The objects that name an owner of a kind.
 fn naming(graph: &Graph, owner: &GraphKind) -> Vec<(Arc<GraphKind>, Arc<PartialObject>)> {
     let names = |reference: &OwnerReference| {
@@ -113,7 +124,11 @@ fn naming(graph: &Graph, owner: &GraphKind) -> Vec<(Arc<GraphKind>, Arc<PartialO
 }
 
 fn concerns(object: &PartialObject) -> bool {
-    !object.owners().is_empty() || (object.is_terminating() && (has(object, FOREGROUND) || has(object, ORPHAN)))
+    !object.owners().is_empty() || waits_for_dependents(object)
+}
+
+fn waits_for_dependents(object: &PartialObject) -> bool {
+    object.is_terminating() && (has(object, FOREGROUND) || has(object, ORPHAN))
 }
 
 fn has(object: &PartialObject, finalizer: &str) -> bool {
@@ -150,7 +165,6 @@ fn reconcile(graph: &Graph, kind: &GraphKind, object: &PartialObject) -> Plan {
     let mut plan = Plan::default();
     let uid = object.uid();
     if has(object, FOREGROUND) && !all_known(graph) {
-        plan.requeue(UNKNOWN);
         return plan;
     }
     let blocks = |owner: &OwnerReference| owner.uid == uid && owner.block_owner_deletion == Some(true);
@@ -224,7 +238,7 @@ fn judge_by_owners(graph: &Graph, kind: &GraphKind, object: &PartialObject) -> P
     plan
 }
 
-/// Whether every kind has been listed: else there may be dependents that nobody has seen.
+/// Whether every kind has been listed: else there may be dependents that nobody has seen, and [`look_again`] comes back.
 fn all_known(graph: &Graph) -> bool {
     graph.kinds().iter().all(|kind| kind.cache.is_synced())
 }
@@ -232,7 +246,6 @@ fn all_known(graph: &Graph) -> bool {
 fn orphan_dependents(graph: &Graph, kind: &GraphKind, object: &PartialObject) -> Plan {
     let mut plan = Plan::default();
     if !all_known(graph) {
-        plan.requeue(UNKNOWN);
         return plan;
     }
     let uid = object.uid();
@@ -290,4 +303,46 @@ fn misplaced(object: &PartialObject, owner: &OwnerReference) -> Action {
         object.namespace()
     );
     Action::event(regarding, EventType::Warning, "OwnerRefInvalidNamespace", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::api::Gvr;
+
+    fn kind(resource: &'static str, kind: &str) -> GraphKind {
+        let gvr = Gvr::new("", "v1", resource);
+        GraphKind { gvr, kind: kind.to_owned(), namespaced: true, custom: false, cache: Default::default() }
+    }
+
+    fn object(value: serde_json::Value) -> Arc<PartialObject> {
+        Arc::new(PartialObject::parse(&value).expect("an object"))
+    }
+
+    #[test]
+    fn who_may_have_unseen_dependents_waits_until_every_kind_is_listed() {
+        let graph = Graph::new(vec![kind("configmaps", "ConfigMap"), kind("secrets", "Secret")]);
+        let (maps, secrets) = (graph.kinds()[0].clone(), graph.kinds()[1].clone());
+        let owner = object(
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "namespace": "a",
+            "uid": "1", "resourceVersion": "1", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FOREGROUND]}}),
+        );
+        let (caches, added) = (Caches { graph: graph.clone(), ..Caches::default() }, Arc::new(Mutex::new(Vec::new())));
+        let adder = added.clone();
+        let enqueue = Enqueue::new(move |key| adder.lock().expect("no panic").push(key), |_, _| {});
+        GarbageCollector.watch(&caches, &enqueue);
+        maps.cache.replace(vec![owner], 1);
+        let keys: Vec<Key> = std::mem::take(&mut *added.lock().expect("no panic"));
+        let [key] = &keys[..] else { panic!("{keys:?}") };
+        let plan = GarbageCollector.reconcile(&caches, key, Timestamp::UNIX_EPOCH);
+        assert!(plan.steps.is_empty() && plan.requeue_after.is_none(), "there may be Secrets of it");
+        secrets.cache.replace(Vec::new(), 2);
+        assert_eq!(added.lock().expect("no panic")[..], keys[..]);
+        assert!(
+            !GarbageCollector.reconcile(&caches, key, Timestamp::UNIX_EPOCH).steps.is_empty(),
+            "the finalizer goes"
+        );
+    }
 }
