@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::typed::{Meta, Typed};
@@ -20,6 +22,8 @@ const SIMILAR_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// One object may have this many events at once, and another one every five minutes (client-go's `EventSourceObjectSpamFilter`).
 const BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
+/// What waits to be written at most; what comes then is dropped (client-go's `maxQueuedEvents`).
+const MOST_QUEUED: usize = 1000;
 /// Forgets the oldest correlations beyond this number (client-go's LRU size).
 const MOST_KEPT: usize = 4096;
 
@@ -67,7 +71,8 @@ enum Order {
 /// Tells events in the background, in order, without ever blocking or failing the teller. Cloning shares it.
 #[derive(Clone)]
 pub struct Recorder {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::Sender<Order>,
+    dropped: Arc<AtomicU64>,
     env: Env,
 }
 
@@ -88,7 +93,7 @@ pub fn reference<T: Typed>(object: &T) -> ObjectReference {
 impl Recorder {
     /// A recorder for `component` (such as `replicaset-controller`, `kubelet`) on `host` (empty for none). Inside a tokio runtime.
     pub fn new(api: Arc<dyn Api>, env: Env, component: &str, host: &str) -> Self {
-        let (orders, receiver) = mpsc::unbounded_channel();
+        let (orders, receiver) = mpsc::channel(MOST_QUEUED);
         let writer = Writer {
             api,
             component: component.into(),
@@ -99,7 +104,7 @@ impl Recorder {
             written: 0,
         };
         tokio::spawn(writer.run(receiver));
-        Self { orders, env }
+        Self { orders, dropped: Arc::default(), env }
     }
     /// Tells an event about an object.
     pub fn event<T: Typed>(&self, object: &T, type_: EventType, reason: &str, message: impl Into<String>) {
@@ -113,12 +118,15 @@ impl Recorder {
     /// Tells a whole note.
     pub fn note(&self, note: Note) {
         // The receiver goes only with the runtime.
-        let _ = self.orders.send(Order::Note(Box::new(note), self.env.now()));
+        if let Err(TrySendError::Full(_)) = self.orders.try_send(Order::Note(Box::new(note), self.env.now())) {
+            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::error!(dropped, "unable to record event: too many queued events, dropped event");
+        }
     }
     /// Waits until everything told so far is written.
     pub async fn flush(&self) {
         let (sender, receiver) = oneshot::channel();
-        if self.orders.send(Order::Flush(sender)).is_ok() {
+        if self.orders.send(Order::Flush(sender)).await.is_ok() {
             let _ = receiver.await;
         }
     }
@@ -157,7 +165,7 @@ struct Writer {
 const EVENTS: Gvr = Gvr::new("", "v1", "events");
 
 impl Writer {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Note(note, time) => self.write(*note, time).await,
@@ -362,5 +370,23 @@ mod tests {
             combined.is_some_and(|event| event.count.is_some_and(|count| (2..=14).contains(&count))),
             "the burst ends at 25"
         );
+    }
+
+    #[tokio::test]
+    async fn more_than_can_wait_is_dropped() {
+        let env = Env::simulated(1, "2026-01-02T03:04:05Z".parse().expect("a time"));
+        let api = FakeApi::new(env.clone());
+        let recorder = Recorder::new(api.clone(), env, "kubelet", "node-1");
+        // Nothing is written before somebody waits.
+        for n in 0..MOST_QUEUED + 7 {
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(format!("web-{n}"));
+            pod.metadata.namespace = Some("a".into());
+            recorder.event(&pod, EventType::Normal, "Scheduled", "");
+        }
+        assert_eq!(recorder.dropped.load(Ordering::Relaxed), 7);
+        recorder.flush().await;
+        let events: Vec<Event> = Client::new(api).list("a", &ListOptions::default()).await.expect("a list");
+        assert_eq!(events.len(), MOST_QUEUED);
     }
 }
