@@ -215,6 +215,47 @@ async fn only_what_is_meant_is_asked_about() {
 }
 
 #[tokio::test]
+async fn a_scale_is_shown_as_one() {
+    let world = World::new().await;
+    let backend = Backend::start(|_, review| match review["request"]["object"]["spec"]["replicas"].as_i64() {
+        Some(replicas) if replicas > 5 => {
+            allow(review, patch(json!([{"op": "replace", "path": "/spec/replicas", "value": 5}])))
+        }
+        _ => allow(review, json!({})),
+    })
+    .await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec});
+    world.post(deployments, &deployment).await.ok();
+    let rules = json!([{"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments/scale"], "operations": ["UPDATE"]}]);
+    let hooks = json!([hook(&backend, "/scale", json!({"rules": rules}))]);
+    world.post(MUTATING, &configuration("MutatingWebhookConfiguration", "m", hooks)).await.ok();
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "up"}, "spec": {"matchConstraints": {"resourceRules": rules}, "validations": [
+            {"expression": "request.kind.kind == 'Scale' && object.spec.replicas >= oldObject.spec.replicas"}]}});
+    world.post("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", &policy).await.ok();
+    let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "up"}, "spec": {"policyName": "up", "validationActions": ["Deny"]}});
+    world.post("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings", &binding).await.ok();
+
+    let scale = format!("{deployments}/d/scale");
+    let scaled = world.merge(&scale, &json!({"spec": {"replicas": 9}})).await.ok();
+    assert_eq!(scaled["spec"]["replicas"], 5, "the webhook allows five");
+    assert_eq!(world.get(&format!("{deployments}/d")).await.ok()["spec"]["replicas"], 5);
+    let (_, review, _) = backend.seen.lock().expect("no panic")[0].clone();
+    let request = &review["request"];
+    assert_eq!(request["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
+    assert_eq!(request["resource"], json!({"group": "apps", "version": "v1", "resource": "deployments"}));
+    assert_eq!((&request["subResource"], &request["object"]["kind"]), (&json!("scale"), &json!("Scale")));
+    let replicas = |object: &Value| object["spec"]["replicas"].as_i64();
+    assert_eq!((replicas(&request["oldObject"]), replicas(&request["object"])), (Some(2), Some(9)));
+    let refused = world.merge(&scale, &json!({"spec": {"replicas": 1}})).await;
+    assert!(refused.refused().1.contains("ValidatingAdmissionPolicy 'up'"), "{:?}", refused.refused());
+}
+
+#[tokio::test]
 async fn a_hook_is_asked_again_when_a_later_one_changed_the_object() {
     let world = World::new().await;
     let backend = Backend::start(|path, review| {

@@ -46,6 +46,11 @@ impl<'a> Request<'a> {
         self.attributes.subresource.map_or("", Subresource::as_str)
     }
 
+    /// Whether its objects are Scales, whatever kind has them.
+    pub fn is_scale(&self) -> bool {
+        self.attributes.subresource == Some(Subresource::Scale)
+    }
+
     /// What rules are matched against, as if it were a request for `kind`.
     pub fn asked<'k>(&'k self, kind: &'k Kind) -> Asked<'k> {
         Asked {
@@ -83,7 +88,10 @@ impl<'a> Request<'a> {
     pub fn described(&self, server: &ApiServer, shown: &Kind) -> Value {
         let attributes = self.attributes;
         let kind = attributes.kind;
-        let gvk = |kind: &Kind| json!({"group": kind.gvr.group, "version": kind.gvr.version, "kind": kind.kind});
+        let gvk = |kind: &Kind| match self.is_scale() {
+            true => json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}),
+            false => json!({"group": kind.gvr.group, "version": kind.gvr.version, "kind": kind.kind}),
+        };
         let gvr =
             |kind: &Kind| json!({"group": kind.gvr.group, "version": kind.gvr.version, "resource": kind.gvr.resource});
         let mut request = json!({

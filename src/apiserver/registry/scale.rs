@@ -15,9 +15,9 @@ use crate::api::{Kind, Status, StatusResult, meta};
 use crate::apiserver::ApiServer;
 
 /// The version of Scales.
-const SCALE_VERSION: &str = "autoscaling/v1";
+pub(crate) const SCALE_VERSION: &str = "autoscaling/v1";
 /// Managers of a Scale are told apart from those of the object.
-const PART: Part = Part::Special(Subresource::Scale);
+pub(super) const PART: Part = Part::Special(Subresource::Scale);
 
 /// The Scale of an object.
 pub(crate) fn scale_of(kind: &Kind, object: &Value) -> StatusResult<Value> {
@@ -54,8 +54,10 @@ fn custom_scale(kind: &Kind, paths: &ScalePaths, object: &Value) -> StatusResult
     Ok(scale)
 }
 
-/// Writes the wanted replicas into an object.
-fn set_replicas(kind: &Kind, object: &mut Value, replicas: i64) {
+/// Writes the replicas that a Scale wants into an object, if it may want them.
+pub(super) fn set_scale(kind: &Kind, object: &mut Value, scale: &Value) -> StatusResult<()> {
+    check(kind, meta::name(object), scale)?;
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     let default = ["spec".to_owned(), "replicas".to_owned()];
     let custom = kind.strategy.custom().and_then(|custom| custom.scale.as_ref());
     let path = custom.map_or(&default[..], |paths| &paths.spec_replicas);
@@ -67,6 +69,7 @@ fn set_replicas(kind: &Kind, object: &mut Value, replicas: i64) {
         place = &mut place[field.as_str()];
     }
     *place = replicas.into();
+    Ok(())
 }
 
 fn built_in_scale(object: &Value) -> Value {
@@ -110,9 +113,8 @@ impl ApiServer {
         let entry = self
             .change(context, kind, namespace, name, PART, |old| {
                 let wanted = make(scale_of(kind, old)?)?;
-                check(kind, name, &wanted)?;
                 let mut object = old.clone();
-                set_replicas(kind, &mut object, wanted["spec"]["replicas"].as_i64().unwrap_or(0));
+                set_scale(kind, &mut object, &wanted)?;
                 if let Some(version) = wanted["metadata"]["resourceVersion"].as_str() {
                     object["metadata"]["resourceVersion"] = version.into();
                 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Context, decode, default, metadata, set_namespace, storage_failed};
+use super::{Context, decode, default, metadata, scale, set_namespace, storage_failed};
 use crate::api::kind::Subresource;
 use crate::api::schema::Parsed;
 use crate::api::{Kind, Status, StatusResult, meta};
@@ -171,7 +171,15 @@ impl ApiServer {
         old: &Value,
     ) -> StatusResult<Value> {
         let attributes = attributes(context, kind, namespace, name, part);
-        admission::mutate(self, &attributes, &mut object, Some(old)).await?;
+        // Who admits a Scale sees nothing else of the object.
+        let old_scale = if part == scale::PART { Some(scale::scale_of(kind, old)?) } else { None };
+        if old_scale.is_some() {
+            let mut wanted = scale::scale_of(kind, &object)?;
+            admission::mutate(self, &attributes, &mut wanted, old_scale.as_ref()).await?;
+            scale::set_scale(kind, &mut object, &wanted)?;
+        } else {
+            admission::mutate(self, &attributes, &mut object, Some(old)).await?;
+        }
         default(kind, &mut object);
         let status_apart = kind.has(Subresource::Status);
         match part {
@@ -221,7 +229,12 @@ impl ApiServer {
         if part == Part::Main {
             context.warn(kind.strategy.warnings(&object));
         }
-        admission::validate(self, &attributes, &object, Some(old)).await?;
+        match &old_scale {
+            Some(old) => {
+                admission::validate(self, &attributes, &scale::scale_of(kind, &object)?, Some(old)).await?;
+            }
+            None => admission::validate(self, &attributes, &object, Some(old)).await?,
+        }
         Ok(object)
     }
 }

@@ -10,6 +10,7 @@ use super::{Meant, is_called};
 use crate::api::schema::Strictness;
 use crate::api::{Status, StatusResult, meta};
 use crate::apiserver::registry::default;
+use crate::apiserver::registry::scale::SCALE_VERSION;
 use crate::apiserver::{ApiServer, codec};
 
 /// What happened in a first round, for a second one.
@@ -79,18 +80,27 @@ async fn take(
     let Some(made) = answer.object else { return Ok(false) };
     let kind = request.attributes.kind;
     let made = match meant {
-        Meant::As(_) => {
+        Meant::As(_) if !request.is_scale() => {
             let own = server.known_kind(&kind.gvr.group, &kind.gvr.version, &kind.gvr.resource)?;
             let entry = crate::storage::Entry::new("".into(), 0, made.to_string().into());
             (*server.in_version(&own, std::sync::Arc::new(entry)).await?.value()).clone()
         }
         _ => made,
     };
-    if meta::text(&made["kind"]) != kind.kind || meta::text(&made["apiVersion"]) != kind.gvr.api_version() {
+    let (kind_name, api_version) = match request.is_scale() {
+        true => ("Scale", SCALE_VERSION.to_owned()),
+        false => (&*kind.kind, kind.gvr.api_version()),
+    };
+    if meta::text(&made["kind"]) != kind_name || meta::text(&made["apiVersion"]) != api_version {
         return Err(Status::internal(format!("failed calling webhook {hook:?}: it changed the kind of the object")));
     }
-    let (mut made, _) = codec::canonical(kind, codec::made(made), Strictness::Ignore)?;
-    default(kind, &mut made);
+    let made = if request.is_scale() {
+        made
+    } else {
+        let (mut made, _) = codec::canonical(kind, codec::made(made), Strictness::Ignore)?;
+        default(kind, &mut made);
+        made
+    };
     let changed = made != *object;
     *object = made;
     Ok(changed)

@@ -55,7 +55,7 @@ pub(super) async fn ask(
     };
     let failed = |status: Status| Refusal::Failed(status.message);
     let (object, old) = match meant {
-        Meant::As(kind) => {
+        Meant::As(kind) if !request.is_scale() => {
             let object = converted(server, kind, Some(object)).await.map_err(failed)?;
             (object.unwrap_or_default(), converted(server, kind, old).await.map_err(failed)?)
         }
