@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
@@ -697,4 +698,35 @@ async fn daemons_run_where_they_should() {
     assert!(deleted.iter().all(|message| message.starts_with("Deleted pod: agent-")), "{deleted:?}");
     cluster.scheduler.stop().await;
     cluster.controllers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_is_told_what_its_kinds_do_not_have() {
+    let cluster = Cluster::start().await;
+    // The example of the page "Validating Admission Policy".
+    let policy = |expression: &str| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": "deploy-replica-policy"}, "spec": {"matchConstraints": {"resourceRules": [{"apiGroups": ["apps"],
+                "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}]},
+                "validations": [{"expression": expression}]}})
+    };
+    cluster.create::<ValidatingAdmissionPolicy>("", policy("object.replicas > 1")).await;
+    let status = |cache: &Cache<ValidatingAdmissionPolicy>| {
+        let policy = cache.get(&Key::new("", "deploy-replica-policy"))?;
+        let status = policy.status.clone()?;
+        Some((status.observed_generation?, status.type_checking?.expression_warnings.unwrap_or_default()))
+    };
+    let told = move |cache: &Cache<ValidatingAdmissionPolicy>| {
+        status(cache).is_some_and(|(generation, warnings)| {
+            generation == 1
+                && warnings.len() == 1
+                && warnings[0]
+                    .warning
+                    .contains("apps/v1, Kind=Deployment: ERROR: <input>:1:7: undefined field 'replicas'")
+        })
+    };
+    cluster.until(told).await;
+    let mended = Patch::Merge(json!({"spec": policy("object.spec.replicas > 1")["spec"]}));
+    cluster.client.patch::<ValidatingAdmissionPolicy>("", "deploy-replica-policy", mended).await.expect("patched");
+    cluster.until(move |cache| status(cache) == Some((2, Vec::new()))).await;
 }

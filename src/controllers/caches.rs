@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -131,6 +132,8 @@ caches! {
     storage_classes: StorageClass,
     /// ClusterRoles.
     cluster_roles: ClusterRole,
+    /// ValidatingAdmissionPolicies.
+    admission_policies: ValidatingAdmissionPolicy,
 }
 
 fn apply<T: crate::client::Object>(cache: &Cache<T>, object: &serde_json::Value, deleted: bool) {

@@ -1,5 +1,6 @@
 //! Controllers: each watches objects and writes objects. `reconcile` is a pure decision; [`runner`] does the I/O.
 
+pub mod admission_policy_status;
 pub mod bootstrap_signer;
 pub mod bootstrap_tokens;
 pub mod caches;
@@ -115,6 +116,7 @@ pub const ALL: &[fn(&Options) -> Arc<dyn Controller>] = &[
     |_| Arc::new(volume_protection::VolumeProtectionController),
     |_| Arc::new(ephemeral_volume::EphemeralVolumeController),
     |_| Arc::new(cluster_role_aggregation::ClusterRoleAggregationController),
+    |options| Arc::new(admission_policy_status::AdmissionPolicyStatusController { kinds: options.kinds.clone() }),
 ];
 
 /// The user as whom the informers list and watch.

@@ -1,9 +1,13 @@
 //! What expressions of admission see: match conditions of webhooks, and ValidatingAdmissionPolicies
 //! (`k8s.io/apiserver/pkg/admission/plugin/cel`).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::ast::Expr;
+use super::types::Object;
 use super::{Env, Program, Type, compile};
 use crate::api::meta::{items, text};
 use crate::api::status::FieldError;
@@ -64,6 +68,12 @@ pub fn conditions_env() -> Env {
 pub fn policy_env(has_params: bool) -> Env {
     let env = conditions_env().with("namespaceObject", Type::Dyn);
     if has_params { env.with("params", Type::Dyn) } else { env }
+}
+
+/// The same with a policy's own variables.
+pub(super) fn with_variables(env: &Env, known: &BTreeMap<String, Type>) -> Env {
+    let object = Object { name: "kubernetes.variables".to_owned(), fields: known.clone() };
+    env.clone().with("variables", Type::Object(Arc::new(object)))
 }
 
 /// A policy's expressions, compiled.
@@ -129,11 +139,7 @@ pub fn policy(errors: &mut Errors, spec: &Value) -> Policy {
         conditions: conditions(errors, &env, &spec["matchConditions"], "spec.matchConditions"),
         ..Policy::default()
     };
-    let mut known = std::collections::BTreeMap::new();
-    let with = |known: &std::collections::BTreeMap<String, Type>| {
-        let object = super::types::Object { name: "kubernetes.variables".to_owned(), fields: known.clone() };
-        env.clone().with("variables", Type::Object(std::sync::Arc::new(object)))
-    };
+    let mut known = BTreeMap::new();
     for (index, variable) in items(&spec["variables"]).iter().enumerate() {
         let path = format!("spec.variables[{index}]");
         let name = text(&variable["name"]);
@@ -147,12 +153,18 @@ pub fn policy(errors: &mut Errors, spec: &Value) -> Policy {
         if known.contains_key(name) {
             errors.push(FieldError::duplicate(format!("{path}.name"), &variable["name"]));
         }
-        let compiled = expression(errors, &with(&known), &variable["expression"], &format!("{path}.expression"), &[]);
+        let compiled = expression(
+            errors,
+            &with_variables(&env, &known),
+            &variable["expression"],
+            &format!("{path}.expression"),
+            &[],
+        );
         let ty = compiled.as_ref().map_or(Type::Dyn, |program| program.ty.clone());
         known.insert(name.to_owned(), ty);
         policy.variables.extend(compiled.map(|program| (name.to_owned(), program.expr)));
     }
-    let env = with(&known);
+    let env = with_variables(&env, &known);
     for (index, validation) in items(&spec["validations"]).iter().enumerate() {
         let path = format!("spec.validations[{index}]");
         let compiled =

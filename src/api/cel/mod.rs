@@ -13,6 +13,7 @@ pub mod library;
 mod parser;
 #[cfg(test)]
 mod tests;
+pub mod type_checking;
 pub mod types;
 pub mod value;
 

@@ -488,6 +488,13 @@ const CONTROLLERS: &[(&str, &[&str])] = &[
         "clusterrole-aggregation-controller",
         &["escalate get list patch update watch | rbac.authorization.k8s.io | clusterroles"],
     ),
+    (
+        "validatingadmissionpolicy-status-controller",
+        &[
+            "READ | admissionregistration.k8s.io | validatingadmissionpolicies",
+            "get patch update | admissionregistration.k8s.io | validatingadmissionpolicies/status",
+        ],
+    ),
 ];
 
 /// All cluster role bindings.
