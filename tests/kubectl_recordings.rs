@@ -188,7 +188,8 @@ fn replay(world: &World, name: &str, case: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_shows_what_it_shows_of_kubernetes() {
-    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
+    // Not by itself yet: cases of what changed between 1.20 and 1.35 are still to be listed.
+    if std::env::var_os("MINI_RECORDINGS").is_none() || Command::new("kubectl").arg("help").output().is_err() {
         return;
     }
     let only = std::env::var("MINI_RECORDINGS_ONLY").unwrap_or_default();
