@@ -50,7 +50,7 @@ pub fn apply<'a>(
     let mut object = applied.map_err(Refused::into_status)?;
     if writer.manager == KUBECTL && meta::annotation(&object, LAST_APPLIED).is_some_and(|text| !text.is_empty()) {
         let mut last = managed_fields::without(config);
-        if let Some(annotations) = last["metadata"]["annotations"].as_object_mut() {
+        if let Some(annotations) = last.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
             annotations.remove(LAST_APPLIED);
         }
         object["metadata"]["annotations"][LAST_APPLIED] = format!("{last}\n").into();

@@ -12,6 +12,7 @@ mod yaml;
 
 pub use decode::{Strictness, decode, decode_custom, decode_parsed};
 pub use defaults::apply_defaults;
+pub(crate) use json::parse as parse_any_json;
 pub use json::{Parsed, parse_json, summarize};
 pub use root::Root;
 pub use table::{Descriptions, Field, Kind, ListType, Markers, Shape, Type, TypeId, fingerprint, of};

@@ -476,10 +476,11 @@ async fn patch_body(request: http::Request<Body>, query: &Query) -> StatusResult
     }
     let bytes = read_body(request.into_body()).await?;
     let is_merge = content_type == "application/merge-patch+json";
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| match is_merge {
+    let parsed = schema::parse_any_json(&bytes).map_err(|why| match is_merge {
         true => Status::new(500, "", "Invalid JSON Patch"),
-        false => Status::bad_request(format!("error decoding patch: {e}")),
+        false => Status::bad_request(why),
     })?;
+    let value = parsed.value;
     if is_merge && !value.is_object() {
         let sent = String::from_utf8_lossy(&bytes);
         let why = format!("couldn't get version/kind; json parse error: {}", not_a_struct(&value));
