@@ -1,11 +1,12 @@
 //! Replays what a person at kubectl saw of real Kubernetes, against the API server with its controllers. Without recordings
-//! (`testing::recordings` looks for them), or without kubectl, there is nothing to do.
+//! (`testing::recordings` looks for them), or without the kubectl that they were made with (1.32), there is nothing to do.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use mini::api::kinds::gvr::CUSTOM_RESOURCE_DEFINITIONS;
 use mini::apiserver::testing::{self, TestServer};
 use mini::client::Api;
 use mini::client::https::{Access, HttpsApi};
@@ -28,6 +29,30 @@ const SKIP: &[(&str, &str)] = &[
     ("rollout-objects", "needs nodes"),
     ("run-and-get", "needs nodes"),
     ("describe-storage", "columns were added since"),
+    ("apply-deployment#4", "1.35 prints values as JSON"),
+    ("apply-deployment#5", "kubectl has the server validate since 1.25"),
+    ("auth-can-i#4", "selfsubjectreviews are newer"),
+    ("auth-can-i#10", "selfsubjectreviews are newer"),
+    ("create-others#4", "kubectl reads discovery.k8s.io/v1, which 1.20 had not"),
+    ("create-others#6", "policy/v1 is newer"),
+    ("create-quota-limits#1", "the columns are in another order since"),
+    ("create-quota-limits#6", "the label kubernetes.io/metadata.name is newer"),
+    ("create-rbac#10", "accounts have no token Secrets since 1.24"),
+    ("delete-orphan#2", "needs nodes"),
+    ("describe-config#2", "the annotation kubernetes.io/description is newer"),
+    ("describe-misc#5", "policy/v1 is newer"),
+    ("describe-network#1", "internalTrafficPolicy is newer; kubectl reads discovery.k8s.io/v1, which 1.20 had not"),
+    ("describe-network#2", "kubectl reads discovery.k8s.io/v1, which 1.20 had not"),
+    ("diff#0", "a creationTimestamp that is null is not written any more"),
+    ("edit-and-others#4", "the context has another name"),
+    ("edit-and-others#5", "how kubectl begins this error differs from build to build"),
+    ("expose#7", "internalTrafficPolicy is newer"),
+    ("expose#8", "as describe-network#1"),
+    ("expose#9", "as describe-network#1"),
+    ("run-dry-run#1", "a pod's metadata.generation is newer"),
+    ("scale#4", "needs nodes"),
+    ("scale#5", "needs nodes"),
+    ("sort-and-chunks#3", "the order of fields in JSON says nothing"),
 ];
 
 fn main_skip(name: &str) -> Option<&'static str> {
@@ -77,6 +102,8 @@ fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
 fn lines(text: &str) -> Vec<String> {
     let told = |line: &&str| !line.starts_with("Waiting for") && !line.contains(" over ");
     let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Some builds of kubectl begin their own errors with a capital.
+    let text = text.replace("Error: ", "error: ");
     text.lines().filter(told).map(squeezed).filter(|line| !line.is_empty()).collect()
 }
 
@@ -107,6 +134,12 @@ async fn start() -> World {
     };
     let controllers = controllers::start(|_| api.clone(), env.clone(), options);
     let scheduler = scheduler::start(api.clone(), env);
+    if let Some(root) = testing::recordings() {
+        // It was there when everything was recorded.
+        let widgets = std::fs::read(root.join("widgets-crd.json")).expect("readable");
+        let widgets = serde_json::from_slice(&widgets).expect("JSON");
+        api.create(&CUSTOM_RESOURCE_DEFINITIONS, "", "", "", widgets).await.expect("a definition");
+    }
     World { kubeconfig: server.kubeconfig(), _server: server, _controllers: controllers, _scheduler: scheduler }
 }
 
@@ -131,19 +164,12 @@ fn run(folder: &Path, command: &str, input: &str) -> (i32, String, String) {
 
 fn replay(world: &World, name: &str, case: &Value) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let namespace = case["namespace"].as_str().unwrap_or_default();
-    let kubeconfig = match namespace {
-        "" => world.kubeconfig.clone(),
-        namespace => world.kubeconfig.replace(
-            "    cluster: t\n    user: t",
-            &format!("    cluster: t\n    user: t\n    namespace: {namespace}"),
-        ),
-    };
+    let namespace = case["namespace"].as_str().map_or_else(|| format!("ku-{name}"), str::to_owned);
+    let context = format!("    cluster: t\n    user: t\n    namespace: {namespace}");
+    let kubeconfig = world.kubeconfig.replace("    cluster: t\n    user: t", &context);
     std::fs::write(folder.path().join(".kubeconfig"), kubeconfig).expect("it can be written");
-    if !namespace.is_empty() {
-        let wait = "kubectl wait --for=create serviceaccount/default configmap/kube-root-ca.crt --timeout=30s";
-        run(folder.path(), &format!("kubectl create ns {namespace} && {wait}"), "");
-    }
+    let wait = "kubectl wait --for=create serviceaccount/default configmap/kube-root-ca.crt --timeout=30s";
+    run(folder.path(), &format!("kubectl create ns {namespace} && {wait}"), "");
     let (mut failures, mut bound) = (Vec::new(), BTreeMap::new());
     for step in case["setup"].as_array().into_iter().flatten() {
         for (file, text) in step["files"].as_object().into_iter().flatten() {
@@ -188,8 +214,13 @@ fn replay(world: &World, name: &str, case: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_shows_what_it_shows_of_kubernetes() {
-    // Not by itself yet: cases of what changed between 1.20 and 1.35 are still to be listed.
-    if std::env::var_os("MINI_RECORDINGS").is_none() || Command::new("kubectl").arg("help").output().is_err() {
+    // Not by itself yet: the list above has not been tried as a whole since it grew.
+    if std::env::var_os("MINI_RECORDINGS").is_none() {
+        return;
+    }
+    // What others print differs in words.
+    let version = Command::new("kubectl").args(["version", "--client"]).output();
+    if !version.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains("v1.32.")) {
         return;
     }
     let only = std::env::var("MINI_RECORDINGS_ONLY").unwrap_or_default();
