@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
 use super::caches::Caches;
-use super::plan::{Action, Plan};
+use super::plan::{Action, Plan, Write};
 use super::{Controller, Enqueue};
 use crate::client::cache::Key;
 use crate::client::recorder::{EventType, reference};
@@ -255,6 +255,12 @@ fn patch_volume(volume: &PersistentVolume, subresource: &'static str, mut patch:
     Action::patch(gvr::<PersistentVolume>(), Key::of(volume), subresource, Patch::Merge(patch))
 }
 
+/// Changes the status of this state of a volume only: it may have been bound since.
+fn patch_seen_volume(volume: &PersistentVolume, mut patch: Value) -> Action {
+    patch["metadata"]["resourceVersion"] = volume.metadata.resource_version.clone().into();
+    patch_volume(volume, "status", patch)
+}
+
 /// Volume first, claim second, each with its status; what is done already is left out.
 fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
@@ -324,12 +330,19 @@ pub fn reconcile_volume(volume: &PersistentVolume, claim: Option<&PersistentVolu
                 let mut patch = phase_patch("Failed", now);
                 patch["status"]["message"] = message.as_str().into();
                 let told = told(EventType::Warning, reason, message);
-                plan.push(patch_volume(volume, "status", patch).tell(reference(volume), told, None));
+                plan.push(patch_seen_volume(volume, patch).tell(reference(volume), told, None));
             }
         }
         (known, wanted) if known == wanted => {}
         ("Failed", "Released") => {}
-        _ => plan.push(patch_volume(volume, "status", phase_patch(phase, now))),
+        _ => {
+            if let Some(key) = claim_key(volume).filter(|_| phase == "Released") {
+                // The claims' cache may be behind the volumes': what is released may be deleted.
+                let (gvr, uid) = (gvr::<PersistentVolumeClaim>(), reference_uid.to_owned());
+                plan.push(Action::write(Write::ExpectAbsent { gvr, key, uid }));
+            }
+            plan.push(patch_seen_volume(volume, phase_patch(phase, now)));
+        }
     }
     plan
 }
@@ -352,7 +365,6 @@ fn reclaim_failure(volume: &PersistentVolume) -> Option<(&'static str, String)> 
 mod tests {
     use super::*;
     use crate::client::Object;
-    use crate::controllers::plan::Write;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

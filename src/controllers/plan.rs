@@ -63,8 +63,10 @@ pub enum Write {
     ExpectNone { gvr: Gvr, namespace: String },
     /// Fails (the plan ends) when the SubjectAccessReview is answered with no.
     ExpectAllowed { review: Value },
-    /// Fails (the plan ends) when the object exists with this uid.
+    /// Fails (the plan ends) when the object exists with this uid; empty: with any.
     ExpectAbsent { gvr: Gvr, key: Key, uid: String },
+    /// Fails (the plan ends) when an object of the kind in the namespace uses what has this name.
+    ExpectUnused { gvr: Gvr, namespace: String, name: String, uses: fn(&Value, &str) -> bool },
 }
 
 /// An event's type, reason and message. `{name}` in the message is the written object's name, `{error}` the failure.

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 
 use super::caches::Caches;
-use super::plan::{Action, Plan};
+use super::plan::{Action, Plan, Write};
 use super::pod_status::{is_finished, node_name};
 use super::{Controller, Enqueue};
 use crate::client::cache::Key;
@@ -77,7 +77,12 @@ impl Controller for PodGcController {
         let reason = match (name, node) {
             ("", _) if pod.is_terminating() => None,
             ("", _) => return plan,
-            (_, None) => Some(("DeletionByPodGC", "PodGC: node no longer exists")),
+            (_, None) => {
+                // This cache may be behind: the node may have come back under its name.
+                let key = Key::new("", name);
+                plan.push(Action::write(Write::ExpectAbsent { gvr: gvr::<Node>(), key, uid: String::new() }));
+                Some(("DeletionByPodGC", "PodGC: node no longer exists"))
+            }
             (_, Some(node)) if pod.is_terminating() && is_out_of_service(&node) => None,
             (_, Some(_)) => return plan,
         };
@@ -162,8 +167,8 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": ready}]}})
         };
         let out = "node.kubernetes.io/out-of-service";
-        check(Value::Null, |_| {}, &["PodGC: node no longer exists", "Delete"]);
-        check(Value::Null, |pod| pod["status"] = json!({"phase": "Succeeded"}), &["Delete"]);
+        check(Value::Null, |_| {}, &["ExpectAbsent", "PodGC: node no longer exists", "Delete"]);
+        check(Value::Null, |pod| pod["status"] = json!({"phase": "Succeeded"}), &["ExpectAbsent", "Delete"]);
         check(node("True", "other"), ends, &[]);
         check(node("Unknown", "other"), ends, &[]);
         check(node("Unknown", out), ends, &["Failed", "Delete"]);

@@ -222,9 +222,17 @@ async fn write(api: &dyn Api, write: &Write) -> StatusResult<Vec<Written>> {
                 false => Err(Status::new(403, "Forbidden", message)),
             };
         }
+        Write::ExpectUnused { gvr, namespace, name, uses } => {
+            let all = api.list(gvr, namespace, &ListOptions::default()).await?.items;
+            let message = |user: &str| format!("{} {user} uses {name} after all", gvr.qualified());
+            return match all.iter().find(|object| uses(object, name)) {
+                Some(user) => Err(Status::new(409, "Conflict", message(meta::name(user)))),
+                None => Ok(Vec::new()),
+            };
+        }
         Write::ExpectAbsent { gvr, key, uid } => {
             return match api.get(gvr, &key.namespace, &key.name).await {
-                Ok(object) if meta::uid(&object) == uid => {
+                Ok(object) if uid.is_empty() || meta::uid(&object) == uid => {
                     Err(Status::new(409, "Conflict", format!("{} {key} is there after all", gvr.qualified())))
                 }
                 Err(status) if !status.is_not_found() => Err(status),

@@ -3,16 +3,16 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::caches::Caches;
-use super::plan::{Action, Plan, Step};
+use super::plan::{Action, Plan, Step, Write};
 use super::pod_status::{is_finished, node_name};
 use super::{Controller, Enqueue};
 use crate::api::meta::{CLAIM_PROTECTION, VOLUME_PROTECTION};
 use crate::client::Patch;
 use crate::client::cache::Key;
-use crate::client::typed::{Meta, Typed, gvr};
+use crate::client::typed::{Meta, Object, Typed, gvr};
 
 /// The controller. Its keys are claims, and volumes (whose keys have no namespace).
 pub struct VolumeProtectionController;
@@ -35,6 +35,11 @@ fn holds_claims(pod: &Pod) -> bool {
     let mut states = statuses.flatten().flatten().map(|status| status.state.clone().unwrap_or_default());
     let runs = states.any(|state| state.terminated.is_none() && state.waiting.is_none());
     !node_name(pod).is_empty() && !is_finished(pod) && (runs || !pod.is_terminating())
+}
+
+/// Whether a pod keeps a claim, as the API shows it.
+fn may_use(pod: &Value, claim: &str) -> bool {
+    Pod::parse(pod).map_or(true, |pod| holds_claims(&pod) && claims_of(&pod).any(|name| name == claim))
 }
 
 impl Controller for VolumeProtectionController {
@@ -68,7 +73,13 @@ impl Controller for VolumeProtectionController {
         let Some(claim) = caches.claims.get(key) else { return plan };
         let uses = |pod: &Pod| holds_claims(pod) && claims_of(pod).any(|name| name == key.name);
         let is_used = claim.is_terminating() && !caches.pods.select(&key.namespace, uses).is_empty();
-        plan.steps.extend(protect(&*claim, CLAIM_PROTECTION, is_used).map(Step::One));
+        let change = protect(&*claim, CLAIM_PROTECTION, is_used);
+        if change.is_some() && claim.is_terminating() {
+            // The pods' cache may be behind: its data would be lost to a pod that has just got its node.
+            let (gvr, namespace, name) = (gvr::<Pod>(), key.namespace.clone(), key.name.clone());
+            plan.push(Action::write(Write::ExpectUnused { gvr, namespace, name, uses: may_use }));
+        }
+        plan.steps.extend(change.map(Step::One));
         plan
     }
 }
@@ -91,8 +102,6 @@ fn protect<T: Typed>(object: &T, finalizer: &str, is_used: bool) -> Option<Actio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Object;
-    use serde_json::Value;
 
     fn check(change: impl FnOnce(&mut Value), expected: bool) {
         let mut pod = json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"nodeName": "n", "containers": []},
