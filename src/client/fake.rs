@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Api, DeleteOptions, Key, List, ListOptions, Patch, WatchEvent};
+use crate::api::kinds::gvr::SUBJECT_ACCESS_REVIEWS;
 use crate::api::{Gvr, Status, StatusResult, meta};
 use crate::env::{Env, rfc3339};
 
@@ -54,6 +55,10 @@ pub enum Fault {
     LoseAnswer(Status),
 }
 
+/// What a server does to a new object before it is stored (defaults, admission), or why it refuses it. The object has its
+/// uid already.
+pub type Admission = Arc<dyn Fn(&FakeApi, &Gvr, &mut Value) -> StatusResult<()> + Send + Sync>;
+
 type Hook = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
 
 #[derive(Default)]
@@ -64,6 +69,7 @@ struct World {
     /// The log begins after this revision.
     compacted: u64,
     hook: Option<Hook>,
+    admission: Option<Admission>,
     paused: bool,
 }
 
@@ -89,6 +95,10 @@ impl FakeApi {
     /// Sets the hook that sees every write before it happens.
     pub fn on_write(&self, hook: impl FnMut(&Call) -> Option<Fault> + Send + 'static) {
         self.world().hook = Some(Box::new(hook));
+    }
+    /// Sets what is done to every new object.
+    pub fn on_create(&self, admission: Admission) {
+        self.world().admission = Some(admission);
     }
     /// Stops (or resumes) the delivery of watch events: caches lag.
     pub fn pause_watches(&self, paused: bool) {
@@ -141,6 +151,10 @@ impl FakeApi {
         metadata.entry("uid").or_insert(uid.into());
         metadata.entry("creationTimestamp").or_insert(now.into());
         metadata.insert("generation".into(), 1.into());
+        let admission = self.world().admission.clone();
+        if let Some(admit) = admission {
+            admit(self, gvr, &mut object)?;
+        }
         let mut world = self.world();
         if world.objects.contains_key(&(gvr.clone(), key.clone())) {
             return Err(Status::already_exists(gvr, &key.name));
@@ -190,7 +204,7 @@ impl FakeApi {
             }
             _ => {}
         }
-        if subresource == "status" {
+        if subresource == "status" || subresource == "approval" {
             // As in Kubernetes' strategies, annotations come along with the status.
             let (status, annotations) = (object["status"].take(), object["metadata"]["annotations"].take());
             object = (*old).clone();
@@ -220,6 +234,16 @@ impl FakeApi {
             }
         }
         strip_nulls(&mut object);
+        if gvr.resource == "certificatesigningrequests" {
+            let now = rfc3339(self.env.now());
+            // The server dates decisions.
+            for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+                if condition["lastUpdateTime"].is_null() {
+                    condition["lastUpdateTime"] = now.clone().into();
+                }
+            }
+            strip_nulls(&mut object);
+        }
         if object == *old {
             return Ok(old);
         }
@@ -228,6 +252,8 @@ impl FakeApi {
         }
         let over = meta::is_terminating(&object)
             && meta::finalizers(&object).next().is_none()
+            && !(gvr.resource == "namespaces"
+                && object["spec"]["finalizers"].as_array().is_some_and(|l| !l.is_empty()))
             && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default() == 0;
         let stored = world.commit(gvr, key, object, over);
         self.tell(world);
@@ -569,6 +595,12 @@ impl Api for FakeApi {
                 }
                 if gvr.resource == "pods" {
                     object["status"] = json!({"phase": "Pending"});
+                }
+                if *gvr == SUBJECT_ACCESS_REVIEWS {
+                    // It is answered, not stored.
+                    let admission = self.world().admission.clone();
+                    admission.map_or(Ok(()), |admit| admit(self, gvr, &mut object))?;
+                    return Ok(Arc::new(object));
                 }
                 self.insert(gvr, object)
             }

@@ -67,49 +67,72 @@ impl Handle {
 pub fn start(api: Arc<dyn Api>, env: Env, enabled: watch::Receiver<bool>, directories: Arc<dyn Directories>) -> Handle {
     let factory = Factory::new(api.clone());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let provisioner = Provisioner {
-        claims: factory.cache(),
-        volumes: factory.cache(),
-        classes: factory.cache(),
-        client: Client::new(api.clone()),
-        recorder: Recorder::new(api, env.clone(), PROVISIONER, ""),
-        env,
-        directories,
-        queue: WorkQueue::default(),
-    };
+    let caches = Known { claims: factory.cache(), volumes: factory.cache(), classes: factory.cache() };
+    let provisioner = Provisioner::new(api, env, directories, caches);
     let stopped = stop.clone();
     tasks.spawn(async move { provisioner.run(enabled, stopped).await });
     Handle { stop, tasks, factory }
 }
 
-struct Provisioner {
-    claims: Cache<PersistentVolumeClaim>,
-    volumes: Cache<PersistentVolume>,
-    classes: Cache<StorageClass>,
+/// What the provisioner knows of the API.
+pub struct Known {
+    /// Claims.
+    pub claims: Cache<PersistentVolumeClaim>,
+    /// Volumes.
+    pub volumes: Cache<PersistentVolume>,
+    /// Classes.
+    pub classes: Cache<StorageClass>,
+}
+
+/// What is done for one key: a claim, or a volume (whose key has no namespace).
+pub struct Provisioner {
+    known: Known,
     client: Client,
     env: Env,
     recorder: Recorder,
     directories: Arc<dyn Directories>,
-    /// Claims, and volumes (whose keys have no namespace).
-    queue: WorkQueue<Key>,
 }
 
 impl Provisioner {
+    /// One that acts through `api`. Inside a tokio runtime.
+    pub fn new(api: Arc<dyn Api>, env: Env, directories: Arc<dyn Directories>, known: Known) -> Self {
+        let recorder = Recorder::new(api.clone(), env.clone(), PROVISIONER, "");
+        Self { known, client: Client::new(api), env, recorder, directories }
+    }
+
+    /// Calls `add` with the keys for which there may be something to do.
+    pub fn watch(&self, add: impl Fn(Key) + Clone + Send + Sync + 'static) {
+        let (adder, again, claims) = (add.clone(), add.clone(), self.known.claims.clone());
+        self.known.claims.subscribe(move |change| adder(Key::of(&**change.object())));
+        self.known.volumes.subscribe(move |change| add(Key::of(&**change.object())));
+        self.known.classes.subscribe(move |_| claims.list().iter().for_each(|claim| again(Key::of(&**claim))));
+    }
+
+    /// Does what a key needs now.
+    ///
+    /// # Errors
+    /// It did not succeed, and is to be tried again.
+    pub async fn process(&self, key: &Key) -> anyhow::Result<()> {
+        if key.namespace.is_empty() {
+            return self.take_back(key).await;
+        }
+        self.provision(key).await?;
+        self.expand(key).await
+    }
+
     async fn run(self, mut enabled: watch::Receiver<bool>, stop: CancellationToken) {
         let ready = async {
-            self.claims.synced().await;
-            self.volumes.synced().await;
-            self.classes.synced().await;
+            self.known.claims.synced().await;
+            self.known.volumes.synced().await;
+            self.known.classes.synced().await;
         };
         tokio::select! {
             () = ready => {}
             () = stop.cancelled() => return,
         }
-        let (adder, again, claims) = (self.queue.clone(), self.queue.clone(), self.claims.clone());
-        self.claims.subscribe(move |change| adder.add(Key::of(&**change.object())));
-        let adder = self.queue.clone();
-        self.volumes.subscribe(move |change| adder.add(Key::of(&**change.object())));
-        self.classes.subscribe(move |_| claims.list().iter().for_each(|claim| again.add(Key::of(&**claim))));
+        let queue = WorkQueue::default();
+        let add = queue.clone();
+        self.watch(move |key| add.add(key));
         loop {
             let on = async {
                 // The sender goes with the process.
@@ -120,34 +143,27 @@ impl Provisioner {
                 () = stop.cancelled() => return,
             }
             let key = tokio::select! {
-                key = self.queue.next() => match key { Some(key) => key, None => return },
+                key = queue.next() => match key { Some(key) => key, None => return },
                 () = stop.cancelled() => return,
                 // Switched off: wait above.
                 _ = enabled.changed() => continue,
             };
-            let done = match key.namespace.is_empty() {
-                true => self.take_back(&key).await,
-                false => match self.provision(&key).await {
-                    Ok(()) => self.expand(&key).await,
-                    failed => failed,
-                },
-            };
-            match done {
-                Ok(()) => self.queue.forget(&key),
+            match self.process(&key).await {
+                Ok(()) => queue.forget(&key),
                 Err(error) => {
-                    let delay = self.queue.add_failed(key.clone());
+                    let delay = queue.add_failed(key.clone());
                     tracing::info!(%key, %error, "provisioning failed, trying again in {delay:?}");
                 }
             }
-            self.queue.done(&key);
+            queue.done(&key);
         }
     }
 
     async fn provision(&self, key: &Key) -> anyhow::Result<()> {
-        let Some(claim) = self.claims.get(key) else { return Ok(()) };
-        let class = class_name(&claim).and_then(|name| self.classes.get(&Key::new("", name)));
+        let Some(claim) = self.known.claims.get(key) else { return Ok(()) };
+        let class = class_name(&claim).and_then(|name| self.known.classes.get(&Key::new("", name)));
         let Some(class) = class.filter(|class| wants_volume(&claim, class)) else { return Ok(()) };
-        if self.volumes.get(&Key::new("", volume_for(&claim))).is_some() {
+        if self.known.volumes.get(&Key::new("", volume_for(&claim))).is_some() {
             return Ok(());
         }
         let say = |type_, reason, message: String| self.recorder.event(&*claim, type_, reason, message);
@@ -195,8 +211,8 @@ impl Provisioner {
 
     /// Makes the volume of a bound claim as large as the claim says (what external-resizer does).
     async fn expand(&self, key: &Key) -> anyhow::Result<()> {
-        let Some(claim) = self.claims.get(key).filter(|claim| !claim.is_terminating()) else { return Ok(()) };
-        let Some(volume) = self.volumes.get(&Key::new("", volume_name(&claim))) else { return Ok(()) };
+        let Some(claim) = self.known.claims.get(key).filter(|claim| !claim.is_terminating()) else { return Ok(()) };
+        let Some(volume) = self.known.volumes.get(&Key::new("", volume_name(&claim))) else { return Ok(()) };
         let wanted = requested(&claim);
         // Without a capacity the claim's status does not know of the volume yet.
         let has = capacity(&claim);
@@ -238,7 +254,7 @@ impl Provisioner {
 
     /// Removes the directory of a volume that nobody has any more when its policy says so, and the volume with it.
     async fn take_back(&self, key: &Key) -> anyhow::Result<()> {
-        let Some(volume) = self.volumes.get(key).filter(|volume| is_ours(volume) && is_free(volume)) else {
+        let Some(volume) = self.known.volumes.get(key).filter(|volume| is_ours(volume) && is_free(volume)) else {
             return Ok(());
         };
         if has_policy(&volume, "Delete") {

@@ -20,7 +20,7 @@ use crate::env::rfc3339;
 const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Writes to the API, and sees what came of it.
-pub(super) struct Binder {
+pub struct Binder {
     api: Arc<dyn Api>,
     pods: Cache<Pod>,
     claims: Cache<PersistentVolumeClaim>,
@@ -32,8 +32,19 @@ fn failed(plugin: &str, why: impl std::fmt::Display) -> Status {
 }
 
 impl Binder {
+    /// With the shared caches of `factory`.
     pub fn new(api: Arc<dyn Api>, factory: &Factory) -> Self {
-        Self { api, pods: factory.cache(), claims: factory.cache(), volumes: factory.cache() }
+        Self::of(api, factory.cache(), factory.cache(), factory.cache())
+    }
+
+    /// With these caches.
+    pub fn of(
+        api: Arc<dyn Api>,
+        pods: Cache<Pod>,
+        claims: Cache<PersistentVolumeClaim>,
+        volumes: Cache<PersistentVolume>,
+    ) -> Self {
+        Self { api, pods, claims, volumes }
     }
 
     /// `POST pods/<name>/binding`.

@@ -2,7 +2,7 @@
 //! [`queue`] who is next, [`cycle`] and its [`plugins`] where that pod goes, and [`preemption`] who has to make room.
 //! [`runner`] and [`binder`] do the I/O.
 
-mod binder;
+pub mod binder;
 mod budgets;
 pub mod cycle;
 #[cfg(test)]

@@ -17,7 +17,8 @@ use mini::controllers::daemon_set::pods::target_node;
 use mini::controllers::{self, Controller};
 
 use crate::invariants::{is_ready, owner};
-use crate::world::{KindRow, NAMESPACE, Story, World, now};
+use crate::story::{KindRow, Story};
+use crate::world::{NAMESPACE, World, now};
 
 /// The story, and the truth as the API's history tells it.
 #[derive(Default)]
@@ -41,7 +42,7 @@ impl Story for Daemons {
         ]
     }
 
-    fn controllers(&self) -> Vec<Arc<dyn Controller>> {
+    fn controllers(&mut self, _world: &World) -> Vec<Arc<dyn Controller>> {
         vec![
             Arc::new(controllers::daemon_set::DaemonSetController::default()),
             Arc::new(controllers::pod_gc::PodGcController),

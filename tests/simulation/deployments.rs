@@ -13,7 +13,8 @@ use mini::client::{Api, DeleteOptions, Patch};
 use mini::controllers::{self, Controller};
 
 use crate::invariants::Invariants;
-use crate::world::{KindRow, NAMESPACE, Story, World, now};
+use crate::story::{KindRow, Story};
+use crate::world::{NAMESPACE, World, now};
 
 /// The story.
 #[derive(Default)]
@@ -34,7 +35,7 @@ impl Story for Rollouts {
         ]
     }
 
-    fn controllers(&self) -> Vec<Arc<dyn Controller>> {
+    fn controllers(&mut self, _world: &World) -> Vec<Arc<dyn Controller>> {
         vec![
             Arc::new(controllers::deployment::DeploymentController),
             Arc::new(controllers::replica_set::ReplicaSetController),

@@ -40,6 +40,10 @@ pub fn is_ready(pod: &Value) -> bool {
     conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
+pub fn is_finished(pod: &Value) -> bool {
+    ["Succeeded", "Failed"].iter().any(|phase| pod["status"]["phase"] == *phase)
+}
+
 pub fn is_active(pod: &Value) -> bool {
     !meta::is_terminating(pod)
 }

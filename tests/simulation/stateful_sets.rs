@@ -14,7 +14,8 @@ use mini::client::{Api, DeleteOptions, Patch};
 use mini::controllers::{self, Controller};
 
 use crate::invariants::{is_ready, owner};
-use crate::world::{KindRow, NAMESPACE, Story, World, now};
+use crate::story::{KindRow, Story};
+use crate::world::{NAMESPACE, World, now};
 
 /// The story, and the truth as the API's history tells it.
 #[derive(Default)]
@@ -45,7 +46,7 @@ impl Story for Ordinals {
         ]
     }
 
-    fn controllers(&self) -> Vec<Arc<dyn Controller>> {
+    fn controllers(&mut self, _world: &World) -> Vec<Arc<dyn Controller>> {
         vec![
             Arc::new(controllers::stateful_set::StatefulSetController),
             Arc::new(controllers::volume_protection::VolumeProtectionController),

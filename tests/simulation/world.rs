@@ -1,55 +1,33 @@
 //! The simulated cluster: who acts, in which order, and what goes wrong. What it runs is a [`Story`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
 
 use mini::api::{Gvr, Status, meta};
-use mini::client::cache::{Cache, Change, Key};
-use mini::client::fake::{FakeApi, Fault, Logged};
+use mini::client::cache::{Cache, Key};
+use mini::client::fake::{FakeApi, Fault};
 use mini::client::typed::gvr;
-use mini::client::{Api, DeleteOptions, ListOptions, Patch};
+use mini::client::{Api, ListOptions};
 use mini::controllers::caches::{Caches, Graph, GraphKind};
-use mini::controllers::plan::Written;
+use mini::controllers::plan::{Action, Write, Written};
 use mini::controllers::runner::execute;
 use mini::controllers::{Controller, Enqueue};
 use mini::env::{Env, rfc3339};
-use mini::scheduler::world::{Attempt, Outcome, World as SchedulerWorld};
+
+use crate::scheduling::Scheduler;
+use crate::story::{KindRow, Story};
 
 pub const NAMESPACE: &str = "sim";
 const NODES: [&str; 2] = ["node-a", "node-b"];
 /// A cluster that does not come to rest within this many steps goes round in circles.
 const PATIENCE: usize = 20_000;
-
-/// A resource, its kind, and whether it is namespaced.
-pub type KindRow = (Gvr, &'static str, bool);
-
-/// What a world runs: its controllers, what a user does, and what must hold.
-pub trait Story {
-    /// The kinds that play a part.
-    fn kinds(&self) -> Vec<KindRow>;
-    /// The controllers that act (a new process gets new ones).
-    fn controllers(&self) -> Vec<Arc<dyn Controller>>;
-    /// What is there at the beginning.
-    fn begin(&mut self, world: &World);
-    /// A user does something.
-    fn user_acts(&mut self, world: &World);
-    /// Whether pods also fail for good.
-    fn pods_fail(&self) -> bool {
-        false
-    }
-    /// Somebody else than the controllers takes a pod, or its readiness, away.
-    fn disturbed(&mut self, pod: &Value);
-    /// One change of the truth: nothing that must hold may be broken by it.
-    fn see(&mut self, change: &Logged);
-    /// After everything has settled.
-    fn at_rest(&mut self, api: &FakeApi);
-}
 
 /// Keys of one controller.
 #[derive(Default)]
@@ -63,6 +41,8 @@ struct Running {
     queue: Arc<Mutex<Queue>>,
     /// Keys that wait until the caches show what was written.
     held: Vec<(Key, Vec<Written>)>,
+    /// How often keys have failed in a row.
+    failures: BTreeMap<Key, u32>,
 }
 
 /// What happens to the writes of the plan that is being carried out.
@@ -81,26 +61,20 @@ enum Trouble {
 pub struct World {
     pub env: Env,
     pub api: Arc<FakeApi>,
-    caches: Caches,
+    pub caches: Caches,
     /// How far each informer is.
     cursors: BTreeMap<Gvr, u64>,
     running: Vec<Running>,
     trouble: Arc<Mutex<Trouble>>,
-    scheduler: SchedulerWorld,
-    news: Arc<Mutex<VecDeque<News>>>,
+    pub scheduler: Scheduler,
+    /// Where futures that wait are polled; nothing runs in it.
+    pub runtime: Arc<Runtime>,
     /// Out of its place only while it is asked.
     story: Option<Box<dyn Story>>,
     checked: u64,
-    /// While it settles nothing goes wrong any more.
-    settling: bool,
+    /// Since when it settles: nothing goes wrong any more.
+    settling: Option<Timestamp>,
     trace: bool,
-}
-
-enum News {
-    Pod(Change<Pod>),
-    Node(Change<Node>),
-    Claim(Change<PersistentVolumeClaim>),
-    Volume(Change<PersistentVolume>),
 }
 
 fn fresh_caches(kinds: Vec<KindRow>) -> Caches {
@@ -114,6 +88,10 @@ fn fresh_caches(kinds: Vec<KindRow>) -> Caches {
     let graph = Graph::new(kinds.into_iter().map(node).collect());
     Caches { graph, ..Default::default() }
 }
+
+/// The first and the longest delay after failures, as work queues have them.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
+const LONGEST_DELAY: Duration = Duration::from_secs(1000);
 
 /// The fake API never waits.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
@@ -144,6 +122,9 @@ impl World {
             }
             Some(Fault::Refuse(status))
         });
+        if let Some(admission) = story.admission() {
+            api.on_create(admission);
+        }
         for name in NODES {
             api.seed(
                 &gvr::<Node>(),
@@ -158,23 +139,29 @@ impl World {
             cursors: BTreeMap::new(),
             running: Vec::new(),
             trouble,
-            scheduler: SchedulerWorld::default(),
-            news: Arc::default(),
+            scheduler: Scheduler::default(),
+            runtime: Arc::new(Builder::new_current_thread().enable_time().build().expect("a runtime without threads")),
             story: Some(story),
             checked: 0,
-            settling: false,
+            settling: None,
             trace: std::env::var_os("MINI_SIMULATION_TRACE").is_some(),
         };
         world.start_processes();
         world.tell(|story, world| story.begin(world));
+        world.check();
         world
     }
 
-    fn story(&self) -> &dyn Story {
+    /// The controllers that act.
+    pub fn controllers(&self) -> impl Iterator<Item = &'static str> {
+        self.running.iter().map(|running| running.controller.name())
+    }
+
+    pub fn story(&self) -> &dyn Story {
         &**self.story.as_ref().expect("it is in its place")
     }
 
-    fn tell(&mut self, what: impl FnOnce(&mut dyn Story, &Self)) {
+    pub fn tell(&mut self, what: impl FnOnce(&mut dyn Story, &Self)) {
         let mut story = self.story.take().expect("it is in its place");
         what(&mut *story, self);
         self.story = Some(story);
@@ -184,6 +171,10 @@ impl World {
         if self.trace {
             println!("{} {}", rfc3339(self.env.now()), what());
         }
+    }
+
+    pub fn is_settling(&self) -> bool {
+        self.settling.is_some()
     }
 
     pub fn chance(&self, percent: u64) -> bool {
@@ -201,7 +192,9 @@ impl World {
         self.cursors.clear();
         kinds.into_iter().for_each(|(gvr, ..)| self.relist(&gvr));
         self.running.clear();
-        for controller in self.story().controllers() {
+        let mut controllers = Vec::new();
+        self.tell(|story, world| controllers = story.controllers(world));
+        for controller in controllers {
             let queue = Arc::new(Mutex::new(Queue::default()));
             let (adder, delayer, env) = (queue.clone(), queue.clone(), self.env.clone());
             let enqueue = Enqueue::new(
@@ -213,16 +206,14 @@ impl World {
                 },
             );
             controller.watch(&self.caches, &enqueue);
-            self.running.push(Running { controller, queue, held: Vec::new() });
+            self.running.push(Running { controller, queue, held: Vec::new(), failures: BTreeMap::new() });
         }
-        self.scheduler = SchedulerWorld::default();
-        self.news = Arc::default();
-        let (pods, nodes, claims) = (self.news.clone(), self.news.clone(), self.news.clone());
-        let volumes = self.news.clone();
-        self.caches.volumes.subscribe(move |c| volumes.lock().expect("one thread").push_back(News::Volume(c.clone())));
-        self.caches.claims.subscribe(move |c| claims.lock().expect("one thread").push_back(News::Claim(c.clone())));
-        self.caches.nodes.subscribe(move |c| nodes.lock().expect("one thread").push_back(News::Node(c.clone())));
-        self.caches.pods.subscribe(move |c| pods.lock().expect("one thread").push_back(News::Pod(c.clone())));
+        self.start_scheduler();
+    }
+
+    /// The revision up to which the caches of a resource show the truth.
+    pub fn shown(&self, gvr: &Gvr) -> u64 {
+        self.cursors.get(gvr).copied().unwrap_or_default()
     }
 
     fn relist(&mut self, gvr: &Gvr) {
@@ -285,8 +276,9 @@ impl World {
 
     /// Nothing goes wrong any more: everything must come to rest, and be as it should be.
     pub fn settle(&mut self) {
-        self.settling = true;
+        self.settling = Some(self.env.now());
         self.say(|| "settle".into());
+        self.tell(|story, world| story.settles(world));
         for _ in 0..PATIENCE {
             let busy = self.deliver(usize::MAX) | self.reconcile_some() | self.schedule_one() | self.node_acts();
             self.check();
@@ -305,7 +297,7 @@ impl World {
                 for object in self.api.all(&gvr) {
                     let key = Key::new(meta::namespace(&object), meta::name(&object));
                     let plan = running.controller.reconcile(&self.caches, &key, self.env.now());
-                    let left: Vec<_> = plan.actions().collect();
+                    let left: Vec<_> = plan.actions().filter(|action| changes_something(action)).collect();
                     assert!(left.is_empty(), "{} still wants of {key}: {left:?}", running.controller.name());
                 }
             }
@@ -329,10 +321,17 @@ impl World {
         for gvr in chosen {
             let from = self.cursors.get(&gvr).copied().unwrap_or_default();
             let changes = self.api.log_since(from);
-            for change in changes.iter().filter(|change| change.gvr == gvr).take(count) {
-                self.caches.apply(&gvr, &change.object, change.deleted);
+            let mut left = count;
+            for change in changes {
+                if change.gvr == gvr {
+                    if left == 0 {
+                        break;
+                    }
+                    left -= 1;
+                    self.caches.apply(&gvr, &change.object, change.deleted);
+                    delivered = true;
+                }
                 self.cursors.insert(gvr.clone(), change.revision);
-                delivered = true;
             }
         }
         delivered
@@ -372,10 +371,11 @@ impl World {
     fn reconcile(&mut self, index: usize, key: Key) {
         let running = &self.running[index];
         running.queue.lock().expect("one thread").ready.remove(&key);
+        now(running.controller.ask(&*self.api, &self.caches, &key));
         let plan = running.controller.reconcile(&self.caches, &key, self.env.now());
         let name = running.controller.name();
         self.say(|| format!("{name} {key}: {} actions", plan.actions().count()));
-        let trouble = if self.settling { Trouble::None } else { self.trouble(plan.actions().count()) };
+        let trouble = if self.is_settling() { Trouble::None } else { self.trouble(plan.actions().count()) };
         *self.trouble.lock().expect("one thread") = trouble;
         let requeue_after = plan.requeue_after;
         let (written, failure) = now(execute(&*self.api, plan, &|_, _| {}));
@@ -391,13 +391,28 @@ impl World {
             if self.trace {
                 println!("  failed: {status}");
             }
-            queue.later.insert((after(&self.env, Duration::from_millis(5)), key.clone()));
+            let failures = running.failures.entry(key.clone()).or_default();
+            let delay = FIRST_DELAY.saturating_mul(1 << (*failures).min(20)).min(LONGEST_DELAY);
+            *failures += 1;
+            queue.later.insert((after(&self.env, delay), key.clone()));
+        } else {
+            running.failures.remove(&key);
         }
         if let Some(delay) = requeue_after {
             queue.later.insert((after(&self.env, delay), key.clone()));
         }
         drop(queue);
         running.held.push((key, written));
+    }
+
+    /// Carries something out of which one write may be refused.
+    pub fn with_refusal<T>(&self, percent: u64, act: impl FnOnce() -> T) -> T {
+        if !self.is_settling() && self.chance(percent) {
+            *self.trouble.lock().expect("one thread") = Trouble::Refuse(0);
+        }
+        let done = act();
+        *self.trouble.lock().expect("one thread") = Trouble::None;
+        done
     }
 
     fn trouble(&self, actions: usize) -> Trouble {
@@ -410,127 +425,22 @@ impl World {
         }
     }
 
-    fn schedule_one(&mut self) -> bool {
-        let time = self.env.now();
-        let news: Vec<News> = self.news.lock().expect("one thread").drain(..).collect();
-        for news in &news {
-            match news {
-                News::Pod(change) => self.scheduler.pod(change, time),
-                News::Node(change) => self.scheduler.node(change, time),
-                News::Claim(change) => self.scheduler.claim(change, time),
-                News::Volume(change) => self.scheduler.volume(change, time),
-            }
-        }
-        let env = self.env.clone();
-        let below = |count: usize| usize::try_from(env.below(count.max(1) as u64)).expect("few");
-        let Some(Attempt { pod, outcome }) = self.scheduler.next(time, below) else { return !news.is_empty() };
-        if let Outcome::Bind { node, volumes } = outcome {
-            let binding = json!({"metadata": {"name": pod.key.name}, "target": {"kind": "Node", "name": node}});
-            let (namespace, name) = (&pod.key.namespace, &pod.key.name);
-            if now(self.api.create(&gvr::<Pod>(), namespace, name, "binding", binding)).is_err() {
-                self.scheduler.bind_failed(&pod, &volumes, time);
-            }
-        }
-        true
-    }
-
-    /// Whoever provides volumes makes one for a claim and binds it.
-    fn bind_a_claim(&self) -> bool {
-        let gvr = gvr::<PersistentVolumeClaim>();
-        let claims = self.api.all(&gvr);
-        let Some(claim) = claims.iter().find(|claim| claim["spec"]["volumeName"].is_null()) else { return false };
-        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": meta::uid(claim),
-            "finalizers": ["kubernetes.io/pv-protection"]}, "spec": {"hostPath": {"path": "/data"}}});
-        now(self.api.create(&mini::client::typed::gvr::<PersistentVolume>(), "", "", "", volume))
-            .expect("its name is new");
-        let metadata = json!({"annotations": {"pv.kubernetes.io/bind-completed": "yes"},
-            "finalizers": ["kubernetes.io/pvc-protection"]});
-        let patch = json!({"metadata": metadata, "spec": {"volumeName": meta::uid(claim)}});
-        let patch = self.api.patch(&gvr, NAMESPACE, meta::name(claim), "", Patch::Merge(patch));
-        now(patch).expect("it is there");
-        true
-    }
-
-    /// The fake node does the next thing for one of its pods.
-    fn node_acts(&mut self) -> bool {
-        if self.bind_a_claim() {
-            return true;
-        }
-        let pods = self.api.all(&gvr::<Pod>());
-        let nodes = self.api.all(&gvr::<Node>());
-        let runs = |pod: &Value| {
-            let failed = pod["status"]["phase"] == "Failed";
-            !failed && nodes.iter().any(|node| pod["spec"]["nodeName"] == meta::name(node))
-        };
-        let bound: Vec<_> = pods.into_iter().filter(|pod| runs(pod)).collect();
-        let ready = |pod: &Value| {
-            pod["status"]["conditions"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|c| c["type"] == "Ready" && c["status"] == "True")
-        };
-        let todo: Vec<_> = bound.iter().filter(|pod| meta::is_terminating(pod) || !ready(pod)).collect();
-        if let Some(pod) = todo.get(self.pick(todo.len())) {
-            let name = meta::name(pod);
-            if meta::is_terminating(pod) {
-                let options = DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
-                now(self.api.delete(&gvr::<Pod>(), NAMESPACE, name, &options)).expect("it is there");
-            } else {
-                self.set_ready(pod, true);
-            }
-            return true;
-        }
-        // Sometimes a container fails and is started again.
-        if !self.settling && !bound.is_empty() && self.chance(10) {
-            let pod = bound[self.pick(bound.len())].clone();
-            self.tell(|story, _| story.disturbed(&pod));
-            if self.story().pods_fail() && self.chance(30) {
-                self.fail(&pod);
-            } else {
-                self.set_ready(&pod, false);
-            }
-        }
-        false
-    }
-
-    fn set_ready(&self, pod: &Value, ready: bool) {
-        let address = format!("10.0.{}.{}", self.env.below(250), self.env.below(250));
-        let address = pod["status"]["podIP"].as_str().map_or(address, str::to_owned);
-        let condition = json!({"type": "Ready", "status": if ready { "True" } else { "False" },
-            "lastTransitionTime": rfc3339(self.env.now())});
-        let patch = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [condition]}});
-        now(self.api.patch(&gvr::<Pod>(), NAMESPACE, meta::name(pod), "status", Patch::Strategic(patch)))
-            .expect("it is there");
-    }
-
-    /// A pod ends, and its containers are not started again.
-    fn fail(&self, pod: &Value) {
-        let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": rfc3339(self.env.now())});
-        let patch = Patch::Strategic(json!({"status": {"phase": "Failed", "conditions": [condition]}}));
-        now(self.api.patch(&gvr::<Pod>(), NAMESPACE, meta::name(pod), "status", patch)).expect("it is there");
-    }
-
-    /// A user deletes some pod, which is returned as it was.
-    pub fn delete_some_pod(&self) -> Option<Arc<Value>> {
-        let pods = self.api.all(&gvr::<Pod>());
-        let pod = pods.get(self.pick(pods.len()))?;
-        self.say(|| format!("user deletes {}", meta::name(pod)));
-        now(self.api.delete(&gvr::<Pod>(), NAMESPACE, meta::name(pod), &DeleteOptions::default()))
-            .expect("it is there");
-        Some(pod.clone())
-    }
-
     /// The clock goes on: a little, or to the next deadline while settling. Returns whether anything was due.
     fn time_passes(&mut self) -> bool {
         let deadlines = self.running.iter().filter_map(|running| {
             let queue = running.queue.lock().expect("one thread");
             queue.later.first().map(|(at, _)| *at)
         });
-        let next = deadlines.chain(self.scheduler.queue.next_deadline()).min();
-        let step = SignedDuration::from_millis(1 + i64::try_from(self.env.below(5000)).expect("it fits"));
+        let next = deadlines.chain(self.scheduler.next_deadline()).chain(self.story().next_deadline()).min();
+        if next.zip(self.settling).is_some_and(|(at, since)| at.duration_since(since) > self.story().patience()) {
+            return false;
+        }
+        let stride = self.story().stride().as_millis().unsigned_abs();
+        let step = self.env.below(u64::try_from(stride).expect("it fits"));
+        let step = SignedDuration::from_millis(1 + i64::try_from(step).expect("it fits"));
         let wait = next.map_or(step, |at| at.duration_since(self.env.now()).max(SignedDuration::ZERO));
-        self.env.advance(if self.settling { wait } else { wait.min(step) });
+        self.env.advance(if self.is_settling() { wait } else { wait.min(step) });
+        self.tell(|story, world| story.time_passed(world));
         let time = self.env.now();
         for running in &self.running {
             let mut queue = running.queue.lock().expect("one thread");
@@ -541,6 +451,18 @@ impl World {
         }
         next.is_some()
     }
+}
+
+/// Whether an action is more than something to tell, or to ask.
+fn changes_something(action: &Action) -> bool {
+    !matches!(
+        action.write,
+        Write::Nothing
+            | Write::ExpectNone { .. }
+            | Write::ExpectAllowed { .. }
+            | Write::ExpectAbsent { .. }
+            | Write::ExpectUnused { .. }
+    )
 }
 
 fn after(env: &Env, delay: Duration) -> Timestamp {
