@@ -143,6 +143,14 @@ fn dependents(graph: &Graph, uid: &str) -> Vec<(Arc<GraphKind>, Arc<PartialObjec
     graph.kinds().iter().flat_map(owned).collect()
 }
 
+/// The dependents that an owner can have: in its own namespace, or anywhere when it has none. Others name it in vain, and
+/// must not hold it up.
+fn own_dependents(graph: &Graph, kind: &GraphKind, owner: &PartialObject) -> Vec<(Arc<GraphKind>, Arc<PartialObject>)> {
+    let mut found = dependents(graph, owner.uid());
+    found.retain(|(_, dependent)| !kind.namespaced || dependent.namespace() == owner.namespace());
+    found
+}
+
 /// Where an owner must be, seen from a dependent in `namespace`. `None`: the kind is unknown, or lives in namespaces
 /// while the dependent does not.
 fn locate(graph: &Graph, owner: &OwnerReference, namespace: &str) -> Option<(Arc<GraphKind>, Key)> {
@@ -169,7 +177,7 @@ fn reconcile(graph: &Graph, kind: &GraphKind, object: &PartialObject) -> Plan {
     }
     let blocks = |owner: &OwnerReference| owner.uid == uid && owner.block_owner_deletion == Some(true);
     if has(object, FOREGROUND)
-        && !dependents(graph, uid).iter().any(|(_, dependent)| dependent.owners().iter().any(blocks))
+        && !own_dependents(graph, kind, object).iter().any(|(_, dependent)| dependent.owners().iter().any(blocks))
     {
         plan.push(without_finalizer(kind, object, FOREGROUND));
     }
@@ -212,7 +220,7 @@ fn judge_by_owners(graph: &Graph, kind: &GraphKind, object: &PartialObject) -> P
         plan.push(without_owners(kind, object, gone));
         return plan;
     }
-    let own = dependents(graph, object.uid());
+    let own = own_dependents(graph, kind, object);
     let policy = if !waiting.is_empty() && !own.is_empty() {
         // A circle would wait for itself: dependents that are being deleted already must not block.
         let circle = own.iter().filter(|(_, dependent)| dependent.is_terminating() && has(dependent, FOREGROUND));
@@ -249,7 +257,7 @@ fn orphan_dependents(graph: &Graph, kind: &GraphKind, object: &PartialObject) ->
         return plan;
     }
     let uid = object.uid();
-    let released = dependents(graph, uid);
+    let released = own_dependents(graph, kind, object);
     let released = released.iter().map(|(kind, dependent)| without_owners(kind, dependent, |owner| owner.uid == uid));
     let released: Vec<Action> = released.collect();
     if !released.is_empty() {
