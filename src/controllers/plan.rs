@@ -186,4 +186,9 @@ impl Written {
     pub fn is_seen_by(&self, cache: &dyn crate::client::cache::Seen) -> bool {
         cache.seen() >= self.revision && (!self.deleted || cache.is_leaving(&self.key, &self.uid))
     }
+    /// Whether what was written is gone or going again. What came and went between two lists of an informer no event tells of:
+    /// its key has to be looked at once more.
+    pub fn is_undone_in(&self, cache: &dyn crate::client::cache::Seen) -> bool {
+        !self.deleted && cache.is_leaving(&self.key, &self.uid)
+    }
 }

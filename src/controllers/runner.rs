@@ -81,6 +81,11 @@ async fn process(
         () = hold(&context.caches, &written) => {}
         () = context.stop.cancelled() => {}
     }
+    let is_undone =
+        |write: &Written| context.caches.showing(&write.gvr).iter().any(|cache| write.is_undone_in(&**cache));
+    if written.iter().any(is_undone) {
+        queue.add(key.clone());
+    }
     match failure {
         None => queue.forget(&key),
         Some(status) => {
