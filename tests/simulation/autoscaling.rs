@@ -106,7 +106,10 @@ impl Story for Loads {
                 now(world.api.patch(&gvr::<Deployment>(), NAMESPACE, "web", "", patch)).expect("it is there");
             }
             _ => match &self.autoscaler {
-                None => create_autoscaler(world),
+                None => {
+                    self.narrowed = true;
+                    create_autoscaler(world);
+                }
                 Some(autoscaler) if world.chance(30) => {
                     world.say(|| "user deletes the autoscaler".into());
                     let (gvr, options) = (gvr::<HorizontalPodAutoscaler>(), DeleteOptions::default());

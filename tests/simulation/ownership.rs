@@ -31,6 +31,8 @@ pub struct Owners {
     namespaces: BTreeMap<String, Arc<Value>>,
     /// What a user deleted.
     deleted_by_user: BTreeSet<String>,
+    /// What was ever seen to wait for its dependents: the collector may not know yet that it waits no more.
+    waiting: BTreeSet<String>,
     /// Owner and dependents that must lose each other: the owner is to be deleted without them.
     orphaned: BTreeMap<String, BTreeSet<String>>,
     /// Owner and dependents that hold it: the owner is to go after them.
@@ -119,6 +121,9 @@ impl Story for Owners {
             self.objects.remove(&uid);
             self.check_farewell(&uid);
         } else {
+            if meta::is_terminating(object) && has(object, FOREGROUND) {
+                self.waiting.insert(uid.clone());
+            }
             self.objects.insert(uid, object.clone());
         }
     }
@@ -167,8 +172,7 @@ impl Owners {
         assert!(!owners(object).is_empty(), "{object} is deleted by nobody");
         let holds = |reference: &&Value| {
             let owner = self.owner(object, reference);
-            !is_known(object, reference)
-                || owner.is_some_and(|owner| !(meta::is_terminating(owner) && has(owner, FOREGROUND)))
+            !is_known(object, reference) || owner.is_some_and(|owner| !self.waiting.contains(meta::uid(owner)))
         };
         let living: Vec<_> = owners(object).iter().filter(holds).collect();
         assert!(living.is_empty(), "{object} is deleted, but owned by {living:?}");
@@ -269,7 +273,14 @@ impl Owners {
             let revision = meta::resource_version(dependent).parse::<u64>().expect("a number");
             revision <= world.shown(&gvr_of(dependent))
         };
-        let list = |blocking| self.dependents(&uid, blocking).filter(shown).map(|d| meta::uid(d).to_owned()).collect();
+        // One of another namespace names it in vain.
+        let near = |dependent: &&Arc<Value>| {
+            meta::namespace(object).is_empty() || meta::namespace(object) == meta::namespace(dependent)
+        };
+        let list = |blocking| {
+            let dependents = self.dependents(&uid, blocking).filter(shown).filter(near);
+            dependents.map(|dependent| meta::uid(dependent).to_owned()).collect()
+        };
         let (orphaned, waited_for): (BTreeSet<_>, BTreeSet<_>) = (list(false), list(true));
         if !meta::is_terminating(object) {
             match policy {

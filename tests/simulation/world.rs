@@ -297,10 +297,26 @@ impl World {
                 for object in self.api.all(&gvr) {
                     let key = Key::new(meta::namespace(&object), meta::name(&object));
                     let plan = running.controller.reconcile(&self.caches, &key, self.env.now());
-                    let left: Vec<_> = plan.actions().filter(|action| changes_something(action)).collect();
+                    let left: Vec<_> = plan.actions().filter(|action| self.changes_something(action)).collect();
                     assert!(left.is_empty(), "{} still wants of {key}: {left:?}", running.controller.name());
                 }
             }
+        }
+    }
+
+    /// Whether an action is more than something to tell, to ask, or to say once more.
+    fn changes_something(&self, action: &Action) -> bool {
+        match &action.write {
+            Write::Nothing
+            | Write::ExpectNone { .. }
+            | Write::ExpectAllowed { .. }
+            | Write::ExpectAbsent { .. }
+            | Write::ExpectUnused { .. } => false,
+            // What goes already is held by a finalizer.
+            Write::Delete { gvr, key, .. } => {
+                !now(self.api.get(gvr, &key.namespace, &key.name)).is_ok_and(|object| meta::is_terminating(&object))
+            }
+            _ => true,
         }
     }
 
@@ -342,14 +358,14 @@ impl World {
         let caches = self.caches.clone();
         for running in &mut self.running {
             running.held.retain(|(key, written)| {
-                let seen = written
-                    .iter()
-                    .all(|write| caches.showing(&write.gvr).iter().all(|cache| write.is_seen_by(&**cache)));
-                if seen {
-                    // What was added while it was held is in `ready` already.
-                    let _ = key;
+                let showing = |write: &Written| caches.showing(&write.gvr);
+                if written.iter().any(|write| showing(write).iter().any(|cache| !write.is_seen_by(&**cache))) {
+                    return true;
                 }
-                !seen
+                if written.iter().any(|write| showing(write).iter().any(|cache| write.is_undone_in(&**cache))) {
+                    running.queue.lock().expect("one thread").ready.insert(key.clone());
+                }
+                false
             });
         }
         let able = |running: &Running| {
@@ -451,18 +467,6 @@ impl World {
         }
         next.is_some()
     }
-}
-
-/// Whether an action is more than something to tell, or to ask.
-fn changes_something(action: &Action) -> bool {
-    !matches!(
-        action.write,
-        Write::Nothing
-            | Write::ExpectNone { .. }
-            | Write::ExpectAllowed { .. }
-            | Write::ExpectAbsent { .. }
-            | Write::ExpectUnused { .. }
-    )
 }
 
 fn after(env: &Env, delay: Duration) -> Timestamp {
