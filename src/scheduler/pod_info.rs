@@ -150,7 +150,11 @@ impl PodInfo {
     }
     /// Whether it has affinity or anti-affinity to other pods.
     pub fn has_pod_affinity(&self) -> bool {
-        !(self.required.is_empty() && self.forbidden.is_empty() && self.preferred.is_empty())
+        self.terms().next().is_some()
+    }
+    /// Everything it asks for about other pods.
+    pub fn terms(&self) -> impl Iterator<Item = &Term> {
+        self.required.iter().chain(&self.forbidden).chain(self.preferred.iter().map(|(term, _)| term))
     }
     /// `status.nominatedNodeName`; empty when absent.
     pub fn nominated_node(&self) -> &str {

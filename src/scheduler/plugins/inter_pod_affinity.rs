@@ -37,7 +37,7 @@ struct InterPodAffinity<'a> {
 }
 
 fn make<'a>(pod: &'a PodInfo, nodes: &'a Nodes) -> Option<Box<dyn Plugin<'a> + 'a>> {
-    if !pod.has_pod_affinity() && nodes.pods.with_affinity().next().is_none() {
+    if !pod.has_pod_affinity() && !nodes.pods.have_affinity() {
         return None;
     }
     let domains = Domains::new;
@@ -53,7 +53,7 @@ fn make<'a>(pod: &'a PodInfo, nodes: &'a Nodes) -> Option<Box<dyn Plugin<'a> + '
             add(&mut plugin.avoided, term, node, 1);
         }
     }
-    for placed in nodes.pods.with_affinity() {
+    for placed in nodes.pods.may_mean(pod) {
         let Some(node) = nodes.of(placed) else { continue };
         for term in placed.pod.forbidden.iter().filter(|term| nodes.means(term, pod)) {
             add(&mut plugin.avoiding, term, node, 1);
@@ -130,7 +130,7 @@ impl<'a> Plugin<'a> for InterPodAffinity<'a> {
                 add(&mut self.scores, term, node, *weight);
             }
         }
-        for placed in self.nodes.pods.with_affinity() {
+        for placed in self.nodes.pods.may_mean(self.pod) {
             let Some(node) = self.nodes.of(placed) else { continue };
             // What others require counts like a preference with `hardPodAffinityWeight`, which is 1.
             let required = placed.pod.required.iter().map(|term| (term, 1));
