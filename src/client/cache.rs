@@ -62,6 +62,8 @@ struct State<T> {
     objects: BTreeMap<Key, Arc<T>>,
     /// Owner uid -> keys of the objects that name it as an owner.
     owners: HashMap<String, BTreeSet<Key>>,
+    /// Keys of the objects that no controller owns, once somebody has asked for them.
+    free: Option<BTreeSet<Key>>,
     synced: bool,
 }
 
@@ -87,7 +89,7 @@ impl<T> Clone for Cache<T> {
 
 impl<T: Object> Default for Cache<T> {
     fn default() -> Self {
-        let state = State { objects: BTreeMap::new(), owners: HashMap::new(), synced: false };
+        let state = State { objects: BTreeMap::new(), owners: HashMap::new(), free: None, synced: false };
         let (state, seen) = (RwLock::new(state), watch::Sender::new(0));
         Self { shared: Arc::new(Shared { state, handlers: Mutex::default(), first_list: Mutex::default(), seen }) }
     }
@@ -110,7 +112,20 @@ impl<T: Object> State<T> {
         for owner in new.iter().flat_map(|object| object.owners()) {
             self.owners.entry(owner.uid.clone()).or_default().insert(key.clone());
         }
+        if let Some(free) = &mut self.free {
+            match new.filter(|object| object.controller().is_none()) {
+                Some(_) => free.insert(key),
+                None => free.remove(&key),
+            };
+        }
         old
+    }
+
+    fn index_free(&mut self) {
+        if self.free.is_none() {
+            let free = self.objects.iter().filter(|(_, object)| object.controller().is_none());
+            self.free = Some(free.map(|(key, _)| key.clone()).collect());
+        }
     }
 }
 
@@ -149,6 +164,22 @@ impl<T: Object> Cache<T> {
         let state = self.shared.state.read().expect(UNPOISONED);
         let keys = state.owners.get(uid).into_iter().flatten();
         keys.filter_map(|key| state.objects.get(key).cloned()).collect()
+    }
+    /// What a controller with this uid may claim: the objects that name it as an owner, and those of its namespace that no
+    /// controller owns.
+    pub fn claimable(&self, namespace: &str, uid: &str) -> Vec<Arc<T>> {
+        let mut state = self.shared.state.read().expect(UNPOISONED);
+        if state.free.is_none() {
+            drop(state);
+            self.shared.state.write().expect(UNPOISONED).index_free();
+            state = self.shared.state.read().expect(UNPOISONED);
+        }
+        let own = state.owners.get(uid);
+        let from = Key::new(namespace, "");
+        let free = state.free.iter().flat_map(|free| free.range(from.clone()..));
+        let free =
+            free.take_while(|key| key.namespace == namespace).filter(|key| own.is_none_or(|own| !own.contains(key)));
+        own.into_iter().flatten().chain(free).filter_map(|key| state.objects.get(key).cloned()).collect()
     }
     /// Whether the first list has arrived.
     pub fn is_synced(&self) -> bool {
@@ -317,5 +348,26 @@ mod tests {
         assert_eq!(cache.seen(), 5);
         assert_eq!(cache.owned_by("x").len(), 1);
         assert!(cache.owned_by("y").is_empty() && cache.in_namespace("b").is_empty());
+    }
+
+    #[test]
+    fn a_controller_may_claim_its_own_and_what_nobody_controls() {
+        let cache = Cache::<Pod>::default();
+        cache.put(pod("mine", 1, "x"));
+        cache.put(pod("others", 2, "y"));
+        cache.put(pod("free", 3, ""));
+        let claimable = |namespace: &str| {
+            let found = cache.claimable(namespace, "x");
+            found.iter().map(|pod| pod.name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(claimable("a"), ["mine", "free"]);
+        // Only its own come from elsewhere; an owner is in one namespace.
+        assert_eq!(claimable("b"), ["mine"]);
+        cache.put(pod("others", 4, ""));
+        cache.put(pod("free", 5, "y"));
+        assert_eq!(claimable("a"), ["mine", "others"]);
+        cache.remove(&pod("others", 6, ""));
+        cache.put(pod("mine", 7, ""));
+        assert_eq!(claimable("a"), ["mine"]);
     }
 }

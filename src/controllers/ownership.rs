@@ -60,9 +60,12 @@ fn claim_with<O: Typed, T: Typed>(
 ) -> (Vec<Arc<T>>, Vec<Action>) {
     let (mut claimed, mut actions) = (Vec::new(), Vec::new());
     for object in candidates {
+        let controller = object.controller();
+        if controller.is_some_and(|reference| reference.uid != owner.uid()) {
+            continue;
+        }
         let selected = selects(&object);
-        match object.controller() {
-            Some(reference) if reference.uid != owner.uid() => {}
+        match controller {
             Some(_) if selected => claimed.push(object),
             Some(_) if owner.is_terminating() => {}
             Some(_) => actions.push(release(owner, &*object, finalizer)),

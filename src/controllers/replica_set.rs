@@ -28,7 +28,7 @@ impl Controller for ReplicaSetController {
     }
     fn reconcile(&self, caches: &Caches, key: &Key, now: Timestamp) -> Plan {
         let Some(set) = caches.replica_sets.get(key) else { return Plan::default() };
-        let pods = caches.pods.in_namespace(&key.namespace);
+        let pods = caches.pods.claimable(&key.namespace, set.uid());
         // Pods of sibling sets (same controller) tell which nodes are crowded.
         let siblings = match set.controller() {
             Some(owner) => caches.replica_sets.owned_by(&owner.uid),

@@ -47,7 +47,7 @@ pub struct Wanted {
 pub struct Snapshot<T> {
     /// The set.
     pub set: Arc<T>,
-    /// All pods of its namespace.
+    /// The pods of its namespace that are its own or nobody's.
     pub pods: Vec<Arc<Pod>>,
     /// Pods of all sets with the same controller.
     pub related: Vec<Arc<Pod>>,

@@ -30,7 +30,7 @@ impl Controller for ReplicationControllerController {
     }
     fn reconcile(&self, caches: &Caches, key: &Key, now: Timestamp) -> Plan {
         let Some(set) = caches.replication_controllers.get(key) else { return Plan::default() };
-        let pods = caches.pods.in_namespace(&key.namespace);
+        let pods = caches.pods.claimable(&key.namespace, set.uid());
         let related = caches.pods.owned_by(set.uid());
         replicas::reconcile(&Snapshot { set, pods, related }, now)
     }

@@ -66,10 +66,10 @@ impl Controller for DaemonSetController {
     fn reconcile(&self, caches: &Caches, key: &Key, now: Timestamp) -> Plan {
         let Some(set) = caches.daemon_sets.get(key) else { return Plan::default() };
         let snapshot = Snapshot {
-            set,
             nodes: caches.nodes.list(),
-            pods: caches.pods.in_namespace(&key.namespace),
+            pods: caches.pods.claimable(&key.namespace, set.uid()),
             revisions: caches.controller_revisions.in_namespace(&key.namespace),
+            set,
         };
         let mut failures = self.failures.lock().expect("no panic while it is held");
         let decision = reconcile(&snapshot, &failures, now);
@@ -107,7 +107,7 @@ pub struct Snapshot {
     pub set: Arc<DaemonSet>,
     /// All nodes.
     pub nodes: Vec<Arc<Node>>,
-    /// All pods of the set's namespace.
+    /// The pods of its namespace that are its own or nobody's.
     pub pods: Vec<Arc<Pod>>,
     /// All ControllerRevisions of its namespace.
     pub revisions: Vec<Arc<ControllerRevision>>,

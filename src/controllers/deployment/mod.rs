@@ -65,7 +65,8 @@ impl Controller for DeploymentController {
     fn reconcile(&self, caches: &Caches, key: &Key, now: Timestamp) -> Plan {
         let Some(deployment) = caches.deployments.get(key) else { return Plan::default() };
         let sets = caches.replica_sets.in_namespace(&key.namespace);
-        let pods = sets.iter().flat_map(|set| caches.pods.owned_by(set.uid())).collect();
+        let others = |set: &ReplicaSet| set.controller().is_some_and(|owner| owner.uid != deployment.uid());
+        let pods = sets.iter().filter(|set| !others(set)).flat_map(|set| caches.pods.owned_by(set.uid())).collect();
         reconcile(&Snapshot { deployment, sets, pods }, now)
     }
 }
@@ -76,7 +77,7 @@ pub struct Snapshot {
     pub deployment: Arc<Deployment>,
     /// All ReplicaSets of its namespace.
     pub sets: Vec<Arc<ReplicaSet>>,
-    /// The pods of these sets.
+    /// The pods of those sets that are its own, or may become so.
     pub pods: Vec<Arc<Pod>>,
 }
 

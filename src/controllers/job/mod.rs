@@ -76,9 +76,8 @@ impl Controller for JobController {
     }
     fn reconcile(&self, caches: &Caches, key: &Key, now: Timestamp) -> Plan {
         let Some(job) = caches.jobs.get(key) else { return Plan::default() };
-        let pods = caches.pods.select(&key.namespace, |pod| {
-            pod.controller().map_or_else(|| selects(&job, pod), |owner| owner.uid == job.uid())
-        });
+        let mut pods = caches.pods.claimable(&key.namespace, job.uid());
+        pods.retain(|pod| pod.controller().map_or_else(|| selects(&job, pod), |owner| owner.uid == job.uid()));
         let failures = self.finished.failures_since_success(job.uid());
         sync::reconcile(&job, &pods, &failures, now)
     }
