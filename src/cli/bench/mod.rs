@@ -1,6 +1,7 @@
 //! `mini bench`: measures the promises of SPECIFICATION.md on this machine, one file per subject. What needs a cluster asks a
 //! running one, over HTTPS as any client does; client and server share the machine, as they do on a laptop.
 
+mod growth;
 mod objects;
 mod pods;
 mod process;
@@ -35,6 +36,9 @@ pub struct Bench {
     /// Pods of the benchmark `scale`
     #[arg(long, default_value_t = 10_000)]
     pods: usize,
+    /// ConfigMaps of the benchmark `growth`, up to 200,000
+    #[arg(long, default_value_t = 50_000)]
+    objects: usize,
     /// `text` or `json`
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     output: String,
@@ -45,9 +49,17 @@ struct Context {
     global: Global,
     seconds: u64,
     pods: usize,
+    objects: usize,
 }
 
 impl Context {
+    /// The same for another profile.
+    fn in_profile(&self, name: &str) -> Self {
+        let mut global = self.global.clone();
+        global.profile = name.to_owned();
+        Self { global, ..*self }
+    }
+
     async fn session(&self) -> Result<Session> {
         Session::open(&self.global).await
     }
@@ -93,12 +105,17 @@ const ALL: &[Benchmark] = &[
     },
     Benchmark {
         name: "objects",
-        about: "Creating and reading ConfigMaps of 1 KiB over TLS, lists of 5,000, a watch by 100 clients",
+        about: "Creating and reading ConfigMaps of 1 KiB over HTTP/1.1 and HTTP/2, lists of 5,000, a watch by 100 clients",
         run: |context| Box::pin(objects::run(context)),
     },
     Benchmark {
+        name: "growth",
+        about: "Memory, disk, lists and starts with 1,000 to 50,000 ConfigMaps (--objects; in a profile of its own)",
+        run: |context| Box::pin(growth::run(context)),
+    },
+    Benchmark {
         name: "pods",
-        about: "Pods from create to Running, 100 at once, and their deletion",
+        about: "Pods from create to Running, 100 at once, their deletion, and the rolling update of a StatefulSet",
         run: |context| Box::pin(pods::run(context)),
     },
     Benchmark {
@@ -108,7 +125,7 @@ const ALL: &[Benchmark] = &[
     },
     Benchmark {
         name: "scale",
-        about: "Deployments with 10,000 pods (--pods) on nodes of the API only, and as many pods scheduled at once (in a profile of its own)",
+        about: "Deployments with 10,000 pods (--pods) on nodes of the API only, a node drained, and as many pods scheduled at once (in a profile of its own)",
         run: |context| Box::pin(scale::run(context)),
     },
 ];
@@ -124,7 +141,8 @@ impl Bench {
         if let Some(unknown) = self.names.iter().find(|name| ALL.iter().all(|b| b.name != **name)) {
             bail!("there is no benchmark {unknown:?}; 'mini bench --list' shows those that are");
         }
-        let context = Context { global: global.clone(), seconds: self.seconds, pods: self.pods.max(1) };
+        let context =
+            Context { global: global.clone(), seconds: self.seconds, pods: self.pods.max(1), objects: self.objects };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let mut failed = false;
         let mut lines = Vec::new();

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::samples::{Samples, duration, rate};
+use super::session::Protocol::{self, Http1, Http2};
 use super::session::{CONFIG_MAPS, Session};
 use super::{Context, Row};
 use crate::client::https::HttpsApi;
@@ -33,30 +34,55 @@ pub(super) async fn run(context: &Context) -> Result<Vec<Row>> {
 async fn measure(session: &Arc<Session>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut from = 0;
-    for (connections, to, goal, peer) in [
-        (1, 500, "", ""),
-        (8, 2000, "", ""),
-        (32, LISTED, "10x the real apiserver + etcd", "real apiserver + etcd 1,415/s"),
+    for (protocol, connections, to, goal, peer) in [
+        (Http1, 1, 300, "", ""),
+        (Http2, 1, 600, "", ""),
+        (Http1, 8, 1300, "", ""),
+        (Http2, 8, 2000, "", ""),
+        (Http1, 32, 3500, "10x the real apiserver + etcd", "real apiserver + etcd 1,415/s"),
+        (Http2, 32, LISTED, "", ""),
     ] {
-        let measured = work(session, connections, from..to, create).await?;
-        rows.push(Row::new(format!("durable creates, {connections} connections"), measured, goal, peer));
+        let measured = work(session, protocol, connections, from..to, create).await?;
+        let what = format!("durable creates, {connections} connections{}", over(protocol));
+        rows.push(Row::new(what, measured, goal, peer));
         from = to;
     }
-    let measured = work(session, 32, 0..LISTED, get).await?;
-    rows.push(Row::new("GET, 32 connections", measured, "5x the real apiserver", "real apiserver 3,445/s"));
+    for connections in [1, 8, 32] {
+        for protocol in [Http1, Http2] {
+            let measured = work(session, protocol, connections, 0..LISTED, get).await?;
+            let (goal, peer) = match (protocol, connections) {
+                (Http1, 32) => ("5x the real apiserver", "real apiserver 3,445/s"),
+                _ => ("", ""),
+            };
+            rows.push(Row::new(format!("GET, {connections} connections{}", over(protocol)), measured, goal, peer));
+        }
+    }
     rows.push(list(session).await?);
     rows.push(watch(session).await?);
     Ok(rows)
 }
 
-type Call = fn(HttpsApi, Arc<Session>, usize) -> futures_util::future::BoxFuture<'static, Result<()>>;
+fn over(protocol: Protocol) -> &'static str {
+    match protocol {
+        Http1 => "",
+        Http2 => ", HTTP/2",
+    }
+}
+
+pub(super) type Call = fn(HttpsApi, Arc<Session>, usize) -> futures_util::future::BoxFuture<'static, Result<()>>;
 
 /// Calls `call` with every number of a range, from several connections at once.
-async fn work(session: &Arc<Session>, connections: usize, range: std::ops::Range<usize>, call: Call) -> Result<String> {
+pub(super) async fn work(
+    session: &Arc<Session>,
+    protocol: Protocol,
+    connections: usize,
+    range: std::ops::Range<usize>,
+    call: Call,
+) -> Result<String> {
     let next = Arc::new(AtomicUsize::new(range.start));
     let mut clients = Vec::new();
     for _ in 0..connections {
-        clients.push(session.connect().await?);
+        clients.push(session.connect(protocol).await?);
     }
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -82,7 +108,7 @@ async fn work(session: &Arc<Session>, connections: usize, range: std::ops::Range
     Ok(format!("{} ({})", rate(range.len(), began.elapsed()), all.text()))
 }
 
-fn create(
+pub(super) fn create(
     client: HttpsApi,
     session: Arc<Session>,
     number: usize,
@@ -107,7 +133,7 @@ fn get(client: HttpsApi, session: Arc<Session>, number: usize) -> futures_util::
 }
 
 async fn list(session: &Session) -> Result<Row> {
-    let client = session.connect().await?;
+    let client = session.connect(Http1).await?;
     let path = session.path(&CONFIG_MAPS, "");
     let mut samples = Samples::default();
     for _ in 0..10 {
@@ -127,7 +153,7 @@ async fn watch(session: &Arc<Session>) -> Result<Row> {
     let path = format!("{}?watch=true&resourceVersion={now}", session.path(&CONFIG_MAPS, ""));
     let mut watchers = JoinSet::new();
     for _ in 0..WATCHERS {
-        let client = session.connect().await?;
+        let client = session.connect(Http1).await?;
         let answer = client.send(Method::GET, &path, "", Bytes::new()).await?;
         ensure!(answer.status().is_success(), "a watch was refused: {}", answer.status());
         watchers.spawn(async move {
@@ -144,7 +170,7 @@ async fn watch(session: &Arc<Session>) -> Result<Row> {
         });
     }
     let began = Instant::now();
-    work(session, 8, LISTED..LISTED + WATCHED, create).await?;
+    work(session, Http1, 8, LISTED..LISTED + WATCHED, create).await?;
     let mut last = Duration::ZERO;
     for end in watchers.join_all().await {
         last = last.max(end? - began);

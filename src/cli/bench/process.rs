@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::samples::{bytes, duration};
 use super::session::running;
-use super::{Context, Row};
+use super::{Context, Global, Row};
 
 const SELF: &str = "/proc/self/exe";
 
@@ -18,8 +18,7 @@ pub(super) async fn binary() -> Result<Vec<Row>> {
 }
 
 pub(super) async fn idle(context: &Context) -> Result<Vec<Row>> {
-    let status = running(&context.global).await?;
-    let daemon = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("the daemon hides its pid")?;
+    let daemon = daemon(&context.global).await?;
     let start: Vec<_> = family(daemon)?.into_iter().filter_map(|pid| Some((pid, Usage::of(pid)?))).collect();
     let began = Instant::now();
     tokio::time::sleep(Duration::from_secs(context.seconds)).await;
@@ -56,6 +55,17 @@ pub(super) async fn idle(context: &Context) -> Result<Vec<Row>> {
     };
     rows.push(Row::new("idle disk writes", written, "under 1 MB a day", "k3s with SQLite 42 GB a day"));
     Ok(rows)
+}
+
+/// The process of the running cluster's daemon.
+pub(super) async fn daemon(global: &Global) -> Result<i32> {
+    let status = running(global).await?;
+    status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("the daemon hides its pid")
+}
+
+/// Bytes of memory that the daemon and the processes of the same binary beside it have resident.
+pub(super) fn resident(daemon: i32) -> Result<u64> {
+    Ok(family(daemon)?.into_iter().filter_map(Usage::of).map(|usage| usage.resident).sum())
 }
 
 /// The daemon, and the processes of the same binary beside it: holder and shims. (Not ourselves; those of other profiles

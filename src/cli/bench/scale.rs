@@ -11,9 +11,9 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::process::Usage;
+use super::process::{Usage, daemon};
 use super::samples::{bytes, duration, rate};
-use super::session::{PODS, Session, running};
+use super::session::{PODS, Protocol, Session};
 use super::start::Profile;
 use super::{Context, Row};
 use crate::api::{Gvr, meta};
@@ -42,9 +42,7 @@ const CLAIM: &str = "gate";
 pub(super) async fn run(context: &Context) -> Result<Vec<Row>> {
     let mut profile = Profile::new(&context.global)?;
     profile.mini("start", &["--keep-context"])?;
-    let mut global = context.global.clone();
-    global.profile = profile.name().to_owned();
-    let context = Context { global, seconds: context.seconds, pods: context.pods };
+    let context = context.in_profile(profile.name());
     let result = measure(&context).await;
     let deleted = profile.mini("delete", &[]);
     let rows = result?;
@@ -54,8 +52,7 @@ pub(super) async fn run(context: &Context) -> Result<Vec<Row>> {
 
 async fn measure(context: &Context) -> Result<Vec<Row>> {
     let session = context.session().await?;
-    let status = running(&context.global).await?;
-    let daemon = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("the daemon hides its pid")?;
+    let daemon = daemon(&context.global).await?;
     let usage = || Usage::of(daemon).context("the daemon has ended");
     let api = session.api.clone();
     let nodes: Vec<String> = (0..context.pods.div_ceil(PODS_PER_NODE)).map(|n| format!("fake-{n:04}")).collect();
@@ -75,6 +72,7 @@ async fn measure(context: &Context) -> Result<Vec<Row>> {
     let settled = began.elapsed();
     let after = usage()?;
 
+    let (evicted, drained) = drain(&session, &kubelet, &nodes[0]).await?;
     let burst = burst(&session, &kubelet, pods).await?;
     kubelets.abort();
     let whole = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| at.duration_since(began));
@@ -111,6 +109,12 @@ async fn measure(context: &Context) -> Result<Vec<Row>> {
         Row::new(
             format!("memory with {pods} pods"),
             format!("{} ({} a pod more than without)", bytes(after.resident), bytes(grown / pods as u64)),
+            "",
+            "",
+        ),
+        Row::new(
+            format!("drain of a node with {evicted} pods, until all are Ready elsewhere"),
+            duration(drained),
             "",
             "",
         ),
@@ -211,6 +215,25 @@ async fn settled(session: &Session, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Cordons a node and evicts its pods. Returns how many there were, and how long it took until as many are Ready elsewhere.
+async fn drain(session: &Session, kubelet: &Kubelet, node: &str) -> Result<(usize, Duration)> {
+    let before = kubelet.now();
+    let began = Instant::now();
+    let cordon = Patch::Strategic(json!({"spec": {"unschedulable": true}}));
+    session.api.patch(&NODES, "", node, "", cordon).await?;
+    let options = ListOptions { field_selector: format!("spec.nodeName={node}"), ..ListOptions::default() };
+    let pods = session.api.list(&PODS, &session.namespace, &options).await?.items;
+    let names = pods.iter().map(|pod| meta::name(pod).to_owned()).collect();
+    each(names, |name| async move {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        session.api.create(&PODS, &session.namespace, &name, "eviction", eviction).await?;
+        Ok(())
+    })
+    .await?;
+    let seen = kubelet.until(|seen| seen.ready >= before.ready + pods.len()).await?;
+    Ok((pods.len(), seen.last_ready.map_or(Duration::ZERO, |at| at.duration_since(began))))
+}
+
 /// Pods that all wait for one claim get it, and with it their nodes: how long that takes.
 async fn burst(session: &Session, kubelet: &Kubelet, pods: usize) -> Result<Duration> {
     let mode = json!(["ReadWriteMany"]);
@@ -270,7 +293,7 @@ impl Kubelet {
         let list = session.api.list(&PODS, &session.namespace, &ListOptions::default()).await?;
         let options = ListOptions { resource_version: list.resource_version, ..ListOptions::default() };
         // A connection of its own: what it sees is not to wait behind what it says.
-        let watcher = session.connect().await?;
+        let watcher = session.connect(Protocol::Http1).await?;
         let mut events = watcher.watch(&PODS, &session.namespace, &options).await?;
         let (orders, receiver) = tokio::sync::mpsc::unbounded_channel::<Arc<Value>>();
         let mut tasks = tokio::task::JoinSet::new();

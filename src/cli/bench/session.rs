@@ -18,6 +18,13 @@ pub(super) const PODS: Gvr = Gvr::new("", "v1", "pods");
 const NAMESPACES: Gvr = Gvr::new("", "v1", "namespaces");
 const SERVICE_ACCOUNTS: Gvr = Gvr::new("", "v1", "serviceaccounts");
 
+/// What a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
 /// A namespace of our own in the running cluster.
 pub(super) struct Session {
     access: Access,
@@ -40,8 +47,8 @@ impl Session {
     }
 
     /// A client with a TLS connection of its own, which is established when this returns.
-    pub async fn connect(&self) -> Result<HttpsApi> {
-        let api = HttpsApi::new(&self.access, "mini-bench", false)?;
+    pub async fn connect(&self, protocol: Protocol) -> Result<HttpsApi> {
+        let api = HttpsApi::new(&self.access, "mini-bench", protocol == Protocol::Http2)?;
         api.fetch(Method::GET, "/version", "", Bytes::new()).await?;
         Ok(api)
     }
