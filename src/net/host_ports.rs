@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
@@ -23,7 +24,7 @@ use super::load_balancer::{ingress, is_ours};
 use super::namespace_thread::NamespaceThread;
 use super::service_table::{Backend, ObjectName, Protocol, Service, ServicePort, ServiceTable};
 use crate::api::meta;
-use crate::client::Cache;
+use crate::client::cache::{Cache, Change, Key};
 use crate::client::recorder::{self, EventType, Recorder};
 use crate::client::typed::{Meta, Object};
 
@@ -73,10 +74,13 @@ pub struct Host {
 ///
 /// One node listens for load balancers, on behalf of all. With `externalTrafficPolicy: Local` every node with an endpoint does (the
 /// kernel spreads connections among listeners of one place): a load balancer leaves out nodes that fail their health check.
-pub fn wanted(table: &ServiceTable, pods: &[Arc<Pod>], host: &Host) -> BTreeMap<Place, Target> {
+pub fn wanted<'a>(
+    table: &ServiceTable,
+    pods: impl IntoIterator<Item = &'a Arc<Pod>>,
+    host: &Host,
+) -> BTreeMap<Place, Target> {
     let mut places = BTreeMap::new();
-    let is_here = |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref() == Some(&*host.node));
-    for pod in pods.iter().filter(|pod| is_here(pod)) {
+    for pod in pods.into_iter().filter(|pod| is_here(pod, host)) {
         places.extend(host_ports(pod, host.ip));
     }
     for service in table.services.values() {
@@ -94,6 +98,10 @@ pub fn wanted(table: &ServiceTable, pods: &[Arc<Pod>], host: &Host) -> BTreeMap<
         }
     }
     places
+}
+
+fn is_here(pod: &Pod, host: &Host) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(&*host.node))
 }
 
 /// The `hostPort`s of a running pod. A `hostIP` other than a loopback address means the profile's.
@@ -209,22 +217,59 @@ pub struct HostPorts {
     pub host: Host,
 }
 
+/// The pods of this node that have ports on the host.
+struct Wanting {
+    changes: UnboundedReceiver<Change<Pod>>,
+    pods: BTreeMap<Key, Arc<Pod>>,
+}
+
+impl Wanting {
+    /// Takes a change. Returns whether it concerns such a pod.
+    fn apply(&mut self, change: &Change<Pod>, host: &Host) -> bool {
+        let key = Key::of(&**change.object());
+        let wants = |pod: &&Arc<Pod>| is_here(pod, host) && !host_ports(pod, host.ip).is_empty();
+        match change.new.as_ref().filter(wants) {
+            Some(pod) => {
+                self.pods.insert(key, pod.clone());
+                true
+            }
+            None => self.pods.remove(&key).is_some(),
+        }
+    }
+
+    /// Takes what has happened up to now.
+    fn catch_up(&mut self, host: &Host) {
+        while let Ok(change) = self.changes.try_recv() {
+            self.apply(&change, host);
+        }
+    }
+
+    /// Waits for a change that matters. Returns whether there can be more.
+    async fn changed(&mut self, host: &Host) -> bool {
+        while let Some(change) = self.changes.recv().await {
+            if self.apply(&change, host) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// Runs until it is dropped; the listeners close with it.
 pub async fn run(from: HostPorts) {
     let HostPorts { mut table, pods, node, recorder, host } = from;
     let seen_as = host.seen_as;
     let shared = Shared { table: table.clone(), node, seen_as, turn: Arc::default(), affinity: Arc::default() };
-    let mut pod_changes = pods.progress();
+    let mut pods = Wanting { changes: pods.changes(), pods: BTreeMap::new() };
     let mut states: BTreeMap<Place, State> = BTreeMap::new();
     loop {
         let snapshot = table.borrow_and_update().clone();
-        pod_changes.borrow_and_update();
-        let pods = pods.list();
-        let wanted = wanted(&snapshot, &pods, &host);
+        pods.catch_up(&host);
+        let wanted = wanted(&snapshot, pods.pods.values(), &host);
         let old = states.extract_if(.., |place, state| match state {
             State::Open { target, .. } => wanted.get(place) != Some(target),
             State::Failed { target, version } => {
-                wanted.get(place) != Some(target) || *version != owner_version(target, &snapshot, &pods)
+                wanted.get(place) != Some(target) || *version != owner_version(target, &snapshot, &pods.pods)
             }
         });
         for (_, state) in old.collect::<Vec<_>>() {
@@ -238,7 +283,7 @@ pub async fn run(from: HostPorts) {
             if states.contains_key(&place) {
                 continue;
             }
-            let version = owner_version(&target, &snapshot, &pods);
+            let version = owner_version(&target, &snapshot, &pods.pods);
             let state = match listen(place, matches!(target, Target::Balanced(..))) {
                 Ok(listener) => {
                     if listener.place != place {
@@ -246,7 +291,7 @@ pub async fn run(from: HostPorts) {
                             &recorder,
                             &target,
                             &snapshot,
-                            &pods,
+                            &pods.pods,
                             EventType::Normal,
                             "HostPortMoved",
                             &moved(place, listener.place),
@@ -259,7 +304,15 @@ pub async fn run(from: HostPorts) {
                 Err(error) => {
                     let message =
                         format!("Port {}/{} cannot be opened on the host: {error}", place.0, place.1.as_str());
-                    tell(&recorder, &target, &snapshot, &pods, EventType::Warning, "HostPortUnavailable", &message);
+                    tell(
+                        &recorder,
+                        &target,
+                        &snapshot,
+                        &pods.pods,
+                        EventType::Warning,
+                        "HostPortUnavailable",
+                        &message,
+                    );
                     State::Failed { target, version }
                 }
             };
@@ -267,7 +320,7 @@ pub async fn run(from: HostPorts) {
         }
         tokio::select! {
             changed = table.changed() => if changed.is_err() { return },
-            changed = pod_changes.changed() => if changed.is_err() { return },
+            open = pods.changed(&host) => if !open { return },
         }
     }
 }
@@ -282,13 +335,13 @@ fn moved(from: Place, to: Place) -> String {
 }
 
 /// Changes whenever the owner of a listener does.
-fn owner_version(target: &Target, table: &ServiceTable, pods: &[Arc<Pod>]) -> String {
+fn owner_version(target: &Target, table: &ServiceTable, pods: &BTreeMap<Key, Arc<Pod>>) -> String {
     match target {
         Target::Service(name, ..) | Target::Balanced(name, ..) => {
             table.services.get(name).map(|s| meta::resource_version(&s.object).to_owned()).unwrap_or_default()
         }
         Target::Pod(name, _) => {
-            let pod = pods.iter().find(|p| p.namespace() == name.0 && p.name() == name.1);
+            let pod = pods.get(&Key::new(&name.0, &name.1));
             pod.and_then(|p| p.meta().resource_version.clone()).unwrap_or_default()
         }
     }
@@ -298,7 +351,7 @@ fn tell(
     recorder: &Recorder,
     target: &Target,
     table: &ServiceTable,
-    pods: &[Arc<Pod>],
+    pods: &BTreeMap<Key, Arc<Pod>>,
     kind: EventType,
     reason: &str,
     message: &str,
@@ -309,7 +362,7 @@ fn tell(
             table.services.get(name).map(|service| reference(service))
         }
         Target::Pod(name, _) => {
-            let pod = pods.iter().find(|p| p.namespace() == name.0 && p.name() == name.1);
+            let pod = pods.get(&Key::new(&name.0, &name.1));
             pod.map(|pod| recorder::reference(&**pod))
         }
     };

@@ -24,7 +24,7 @@ pub use migrate::{clear_etcd, into_etcd, into_sled};
 pub use sled::open_sled;
 pub use state::Limits;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,21 +39,36 @@ pub struct Entry {
     pub revision: u64,
     /// The object as JSON, with its resourceVersion.
     pub json: Bytes,
-    value: OnceLock<Arc<Value>>,
+    parsed: Mutex<Parsed>,
+}
+
+/// The parsed object takes ten times the memory of its JSON: it is kept only as long as watchers are likely to ask for it.
+#[derive(Debug)]
+enum Parsed {
+    Never,
+    Once(Option<Arc<Value>>),
 }
 
 impl Entry {
     /// An entry whose JSON is complete.
     pub fn new(key: Arc<str>, revision: u64, json: Bytes) -> Self {
-        Self { key, revision, json, value: OnceLock::new() }
+        Self { key, revision, json, parsed: Mutex::new(Parsed::Never) }
     }
-    /// The object, parsed once and shared.
+    /// The object; while its last change is news ([`Entry::is_news`]) it is parsed once and shared.
     pub fn value(&self) -> Arc<Value> {
-        self.value
-            .get_or_init(|| Arc::new(serde_json::from_slice(&self.json).expect("only encoded JSON values are stored")))
-            .clone()
+        let parse = || Arc::new(serde_json::from_slice(&self.json).expect("only encoded JSON values are stored"));
+        match &mut *self.parsed.lock().expect(UNPOISONED) {
+            Parsed::Never => parse(),
+            Parsed::Once(value) => value.get_or_insert_with(parse).clone(),
+        }
+    }
+    /// Says whether watchers may still ask for this change.
+    fn is_news(&self, is: bool) {
+        *self.parsed.lock().expect(UNPOISONED) = if is { Parsed::Once(None) } else { Parsed::Never };
     }
 }
+
+const UNPOISONED: &str = "parsing does not panic";
 
 /// JSON in two halves between which the decimal revision is written (into `metadata.resourceVersion`), so that
 /// encoding happens outside the lock.

@@ -222,11 +222,13 @@ impl State {
             } else {
                 self.entries.insert(event.entry.key.clone(), event.entry.clone());
             }
+            event.entry.is_news(true);
             self.ring_bytes += event.entry.json.len();
             self.ring.push_back(event);
         }
         while self.ring.len() > self.limits.events || (self.ring_bytes > self.limits.bytes && self.ring.len() > 1) {
             let oldest = self.ring.pop_front().expect("the ring is not empty");
+            oldest.entry.is_news(false);
             self.ring_bytes -= oldest.entry.json.len();
             self.floor = oldest.revision;
             for (_, group) in groups.iter().filter(|(prefix, _)| oldest.entry.key.starts_with(&**prefix)) {
