@@ -2,5 +2,6 @@
 
 mod audit;
 mod hostile;
+mod lying_node;
 mod protocol;
 mod world;

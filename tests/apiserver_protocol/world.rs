@@ -40,13 +40,25 @@ impl Answer {
 
 /// A request of the administrator with these headers.
 pub async fn send(server: &TestServer, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+    send_as(&User::master("admin"), server, method, path, headers, body).await
+}
+
+/// A request of somebody with these headers.
+pub async fn send_as(
+    user: &User,
+    server: &TestServer,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &Value,
+) -> Answer {
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(body).expect("a valid request");
-    Answer::of(server.call(Some(&User::master("admin")), request).await).await
+    Answer::of(server.call(Some(user), request).await).await
 }
 
 /// A GET.

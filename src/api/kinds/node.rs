@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::defaulting::{ensure_object, set};
-use super::pod::TAINT_EFFECTS;
+use super::pod::{TAINT_EFFECTS, container_quantity};
 use super::{cluster_scoped, gvr, names};
 use crate::api::kind::{Column, Kind, Strategy, Subresource};
 use crate::api::meta::{items, text};
@@ -104,6 +104,11 @@ impl Strategy for Nodes {
         let keys = |spec: &Value| -> BTreeSet<String> {
             spec.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect()
         };
+        for list in ["capacity", "allocatable"] {
+            for (name, amount) in object["status"][list].as_object().into_iter().flatten() {
+                container_quantity(&mut errors, name, amount, &format!("status.{list}.{name}"));
+            }
+        }
         let fields = &keys(spec) | &keys(old_spec);
         let allowed = ["taints", "unschedulable", "podCIDR", "podCIDRs", "providerID", "configSource"];
         let differs = |field: &String| !super::pod::update::same(&spec[field], &old_spec[field]);
@@ -113,6 +118,10 @@ impl Strategy for Nodes {
             errors.push(FieldError::forbidden("[]", detail));
         }
         errors
+    }
+
+    fn validate_status_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        self.validate_update(object, old)
     }
 
     fn columns(&self) -> Vec<Column> {

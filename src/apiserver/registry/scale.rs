@@ -219,8 +219,8 @@ fn check(kind: &Kind, name: &str, scale: &Value) -> StatusResult<()> {
         let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Status::invalid("autoscaling", "Scale", name, &[error]));
     }
-    if !replicas.is_null() && !replicas.is_i64() {
-        return Err(Status::bad_request(format!("{}: spec.replicas must be a whole number", kind.kind)));
+    if !replicas.is_null() && replicas.as_i64().and_then(|n| i32::try_from(n).ok()).is_none() {
+        return Err(Status::bad_request(format!("{}: spec.replicas must be a whole number of 32 bits", kind.kind)));
     }
     Ok(())
 }
