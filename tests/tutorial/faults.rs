@@ -80,3 +80,69 @@ fn damaged_archives_are_refused() {
     w.ok("mini image load fine.tar");
     assert_eq!(w.ok("mini image ls").lines().count(), before.lines().count() + 1);
 }
+
+/// One that keeps rows in a file, on a worker.
+const ROWS: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      nodeSelector: {kubernetes.io/hostname: mini-m02}
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: db
+        image: shell:1
+        imagePullPolicy: Never
+        command: [sh, -c, "while :; do sleep 3600; done"]
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+"#;
+
+#[test]
+fn no_row_is_lost_whoever_is_killed() {
+    let w = World::new();
+    w.ok("mini start --nodes 2");
+    crate::nodes::load_shell(&w);
+    w.write("rows.yaml", ROWS);
+    w.ok("kubectl apply -f rows.yaml");
+    w.ok("kubectl rollout status statefulset/db --timeout=60s");
+    let ids = "kubectl get pod db-0 -o jsonpath='{.metadata.uid} {.status.containerStatuses[0].containerID}'";
+    let state = "kubectl get pod db-0 -o jsonpath='{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}'";
+    let mut rows = 0;
+    let mut write_and_read = |after: &str| {
+        rows += 1;
+        w.ok(&format!("kubectl exec db-0 -- sh -c 'echo {rows} >> /data/rows && sync /data/rows'"));
+        let expected: String = (1..=rows).map(|row| format!("{row}\n")).collect();
+        assert_eq!(w.ok("kubectl exec db-0 -- cat /data/rows"), expected, "after {after}");
+    };
+    write_and_read("nothing");
+    w.kill_container("pod/db-0");
+    w.until("kubectl get pod db-0 --watch", state, "1 true");
+    write_and_read("the container was killed");
+    w.kill_shim("pod/db-0");
+    w.until("kubectl get pod db-0 --watch", state, "2 true");
+    write_and_read("the shim was killed");
+    let before = w.ok(ids);
+    w.ok("kill -KILL $(cut -d' ' -f1 .mini/profiles/mini/nodes/m02/run/pid)");
+    w.ok("mini node start m02");
+    write_and_read("the node's process was killed");
+    w.kill_daemon();
+    w.ok("mini start");
+    write_and_read("the daemon was killed");
+    assert_eq!(w.ok(ids), before, "neither of the two is noticed by the pod");
+    // All at once, in the middle of it.
+    w.ok("kill -KILL $(cut -d' ' -f1 .mini/profiles/mini/run/pid) $(cut -d' ' -f1 .mini/profiles/mini/nodes/m02/run/pid) $(pgrep -f \"node-shim .*$HOME/.mini/profiles/mini/nodes/m02/pods\")");
+    w.ok("mini start");
+    w.until("kubectl get pod db-0 --watch", state, "3 true");
+    write_and_read("all of them were killed");
+    w.ok("kubectl delete pod db-0");
+    w.ok("kubectl rollout status statefulset/db --timeout=60s");
+    write_and_read("the pod was deleted");
+}

@@ -6,7 +6,7 @@ use crate::lifecycle::remains;
 use crate::world::{World, like};
 
 /// A shell in an image, on every node.
-fn load_shell(w: &World) {
+pub fn load_shell(w: &World) {
     let archive = crate::images::busybox("shell:1", Vec::new(), &["/bin/sh"], &[]);
     std::fs::write(w.home().join("shell.tar"), archive).expect("written");
     w.ok("mini image load shell.tar");
