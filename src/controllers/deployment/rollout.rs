@@ -65,11 +65,15 @@ impl<'a> Rollout<'a> {
         progress::set(&mut self.status, condition(PROGRESSING, "Unknown", reason, message.into(), self.now));
     }
 
-    /// Whether the wanted number has changed since the sets were sized (`isScalingEvent`).
+    /// Whether the wanted number has changed since the sets were sized (`isScalingEvent`). Several sets of a Recreate Deployment
+    /// (adopted ones) cannot be sized, only rolled: in Kubernetes such a Deployment stays as it is for ever.
     pub fn is_scaling(&self) -> bool {
         let wanted = replicas(self.deployment);
-        let active = self.sets.iter().filter(|set| size(set) > 0);
-        active.filter_map(|set| math::annotated(set, math::DESIRED_ANNOTATION)).any(|desired| desired != wanted)
+        let active: Vec<_> = self.sets.iter().filter(|set| size(set) > 0).collect();
+        let resized = |set: &&Arc<ReplicaSet>| {
+            math::annotated(set, math::DESIRED_ANNOTATION).is_some_and(|desired| desired != wanted)
+        };
+        active.iter().copied().any(|set| resized(&set)) && !(math::is_recreate(self.deployment) && active.len() > 1)
     }
 
     /// Splits the sets into the new one, if it exists, and the old ones; keeps revisions in order.
@@ -347,6 +351,9 @@ impl<'a> Rollout<'a> {
         let old = self.status.clone();
         let all: Vec<_> = self.old.iter().chain(&self.new).cloned().collect();
         progress::roll(self.deployment, &old, &mut status, &all, self.new.as_deref(), self.now);
+        if let Some(delay) = progress::next_check(self.deployment, &status, self.now) {
+            self.plan.requeue(delay);
+        }
         self.write_status(status);
         self.plan
     }
@@ -371,10 +378,6 @@ impl<'a> Rollout<'a> {
         if let Some(revision) = self.revision {
             let annotations = updated.metadata.annotations.get_or_insert_default();
             annotations.insert(REVISION_ANNOTATION.into(), revision.to_string());
-        }
-        let paused = self.deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or_default();
-        if let Some(delay) = progress::next_check(self.deployment, &status, self.now).filter(|_| !paused) {
-            self.plan.requeue(delay);
         }
         updated.status = Some(status);
         if updated != *self.deployment {
