@@ -90,8 +90,12 @@ fn told(graph: &Graph, kind: &GraphKind, change: &Change<PartialObject>, add: &E
             add.add(key_of(&kind, &key));
         }
     }
-    if change.new.is_none() || object.is_terminating() {
-        for (kind, dependent) in dependents(graph, object.uid()) {
+    // Between two lists another object may have come under the same name.
+    let is_new = |old: &Arc<PartialObject>| change.new.as_ref().is_some_and(|new| new.uid() == old.uid());
+    let gone = change.old.as_ref().filter(|old| !is_new(old));
+    let going = change.new.as_ref().filter(|new| new.is_terminating());
+    for owner in gone.into_iter().chain(going) {
+        for (kind, dependent) in dependents(graph, owner.uid()) {
             add.add(key_of(&kind, &Key::of(&*dependent)));
         }
     }
