@@ -53,7 +53,7 @@ fn reconcile(policy: &ValidatingAdmissionPolicy, key: &Key, served: &[Arc<Kind>]
     let patch = json!({"metadata": {"resourceVersion": policy.metadata.resource_version},
         "status": {"observedGeneration": generation, "typeChecking": {"expressionWarnings": warnings}}});
     let action = Action::patch(gvr::<ValidatingAdmissionPolicy>(), key.clone(), "status", Patch::Merge(patch));
-    plan.push(action.tolerate(&["NotFound", "Conflict"]));
+    plan.push(action.tolerate(&["NotFound"]));
     plan
 }
 

@@ -16,6 +16,7 @@ mod node;
 mod nodes;
 mod ownership;
 mod placement;
+mod policies;
 mod scheduling;
 mod services;
 mod stateful_sets;
@@ -89,6 +90,7 @@ stories! {
     identity: crate::identity::Identities,
     services: crate::services::Backends,
     autoscaling: crate::autoscaling::Loads,
+    policies: crate::policies::Policies,
 }
 
 /// There is none that could not be simulated.
