@@ -122,14 +122,11 @@ impl Cluster {
         self.client.patch::<Deployment>(NAMESPACE, "web", Patch::Strategic(patch)).await.expect("patched");
     }
 
-    async fn messages(&self, reason: &str) -> Vec<String> {
-        self.messages_in(NAMESPACE, reason).await
-    }
-
-    async fn messages_in(&self, namespace: &str, reason: &str) -> Vec<String> {
-        let events: Vec<Event> = self.client.list(namespace, &ListOptions::default()).await.expect("a list");
-        let about = events.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
-        about.filter_map(|event| event.message).collect()
+    /// Waits until an event says this: events are written in the background.
+    async fn until_told(&self, namespace: &str, reason: &str, says: impl Fn(&str) -> bool) {
+        let fits =
+            |event: &Event| event.reason.as_deref() == Some(reason) && event.message.as_deref().is_some_and(&says);
+        self.until::<Event>(|cache| cache.in_namespace(namespace).iter().any(|event| fits(event))).await;
     }
 }
 
@@ -191,15 +188,13 @@ async fn a_deployment_lives_its_life() {
     cluster.until::<ReplicaSet>(|cache| cache.in_namespace(NAMESPACE).is_empty()).await;
     cluster.until::<Pod>(|cache| cache.in_namespace(NAMESPACE).is_empty()).await;
     cluster.until(sliced(0)).await;
-    let scaled = cluster.messages("ScalingReplicaSet").await;
-    assert!(
-        scaled
-            .iter()
-            .any(|message| message.starts_with("Scaled up replica set web-") && message.ends_with("from 0 to 3")),
-        "{scaled:?}"
-    );
-    assert!(scaled.iter().any(|message| message.ends_with("from 3 to 5")), "{scaled:?}");
-    assert!(cluster.messages("SuccessfulCreate").await.iter().all(|message| message.starts_with("Created pod: web-")));
+    cluster
+        .until_told(NAMESPACE, "ScalingReplicaSet", |message| {
+            message.starts_with("Scaled up replica set web-") && message.ends_with("from 0 to 3")
+        })
+        .await;
+    cluster.until_told(NAMESPACE, "ScalingReplicaSet", |message| message.ends_with("from 3 to 5")).await;
+    cluster.until_told(NAMESPACE, "SuccessfulCreate", |message| message.starts_with("Created pod: web-")).await;
 
     // The namespace goes with all that is left in it.
     cluster.client.delete::<Namespace>("", NAMESPACE, &DeleteOptions::default()).await.expect("deleted");
@@ -448,11 +443,9 @@ async fn jobs_count_their_pods_and_end() {
     cluster
         .until::<Pod>(|cache| !cache.list().iter().any(|pod| pod.labels().get("app").is_some_and(|app| app == "fails")))
         .await;
-    assert_eq!(
-        cluster.messages_in("default", "BackoffLimitExceeded").await,
-        ["Job has reached the specified backoff limit"]
-    );
-    assert_eq!(cluster.messages_in("default", "Completed").await, ["Job completed"]);
+    let failed = "Job has reached the specified backoff limit";
+    cluster.until_told("default", "BackoffLimitExceeded", |message| message == failed).await;
+    cluster.until_told("default", "Completed", |message| message == "Job completed").await;
     cluster.scheduler.stop().await;
     cluster.controllers.stop().await;
 }
@@ -525,8 +518,8 @@ async fn an_autoscaler_follows_the_metrics_of_its_pods() {
             set.is_some_and(|set| set.spec.as_ref().and_then(|spec| spec.replicas) == Some(2))
         })
         .await;
-    let sizes = cluster.messages_in("default", "SuccessfulRescale").await;
-    assert_eq!(sizes, ["New size: 2; reason: Current number of replicas below Spec.MinReplicas"]);
+    let size = "New size: 2; reason: Current number of replicas below Spec.MinReplicas";
+    cluster.until_told("default", "SuccessfulRescale", |message| message == size).await;
     cluster.scheduler.stop().await;
     cluster.controllers.stop().await;
 }
@@ -581,12 +574,11 @@ async fn a_stateful_set_lives_its_life() {
             names == ["web-0", "web-1"]
         })
         .await;
-    let made = cluster.messages_in("default", "SuccessfulCreate").await;
     for expected in [
         "create Claim www-web-0 Pod web-0 in StatefulSet web success",
         "create Pod web-1 in StatefulSet web successful",
     ] {
-        assert!(made.iter().any(|message| message == expected), "{made:?}");
+        cluster.until_told("default", "SuccessfulCreate", |message| message == expected).await;
     }
 
     let scale = Patch::Merge(json!({"spec": {"replicas": 3}}));
@@ -694,8 +686,7 @@ async fn daemons_run_where_they_should() {
     cluster.client.delete::<DaemonSet>("default", "agent", &DeleteOptions::default()).await.expect("deleted");
     cluster.until::<Pod>(|cache| cache.is_empty()).await;
     cluster.until::<ControllerRevision>(|cache| cache.is_empty()).await;
-    let deleted = cluster.messages_in("default", "SuccessfulDelete").await;
-    assert!(deleted.iter().all(|message| message.starts_with("Deleted pod: agent-")), "{deleted:?}");
+    cluster.until_told("default", "SuccessfulDelete", |message| message.starts_with("Deleted pod: agent-")).await;
     cluster.scheduler.stop().await;
     cluster.controllers.stop().await;
 }
