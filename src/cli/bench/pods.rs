@@ -40,6 +40,8 @@ async fn measure(session: &Session, daemon: i32) -> Result<Vec<Row>> {
         session.wait(&PODS, name, |pod| pod.is_none()).await?;
         gone.push(start.elapsed());
     }
+    // Before there are as many pods as a node takes.
+    let rolled = roll(session).await?;
     let without = process::resident(daemon)?;
     let list = session.api.list(&PODS, &session.namespace, &ListOptions::default()).await?;
     let options = ListOptions { resource_version: list.resource_version, ..ListOptions::default() };
@@ -58,7 +60,6 @@ async fn measure(session: &Session, daemon: i32) -> Result<Vec<Row>> {
     }
     let all = start.elapsed();
     let each = process::resident(daemon)?.saturating_sub(without) / AT_ONCE as u64;
-    let rolled = roll(session).await?;
     Ok(vec![
         Row::new(
             "pod, create to Running",
@@ -83,7 +84,7 @@ async fn measure(session: &Session, daemon: i32) -> Result<Vec<Row>> {
     ])
 }
 
-/// Makes a StatefulSet, and changes its template when it is complete. Returns how long the update took.
+/// Makes a StatefulSet, changes its template when it is complete, and removes it. Returns how long the update took.
 async fn roll(session: &Session) -> Result<Duration> {
     let labels = json!({"app": "roll"});
     let template = json!({"metadata": {"labels": labels},
@@ -102,7 +103,12 @@ async fn roll(session: &Session) -> Result<Duration> {
     let change = Patch::Merge(json!({"spec": {"template": {"metadata": {"annotations": {"rolled": "once"}}}}}));
     session.api.patch(&STATEFUL_SETS, &session.namespace, "roll", "", change).await?;
     session.wait(&STATEFUL_SETS, "roll", |set| set.is_some_and(complete)).await?;
-    Ok(start.elapsed())
+    let took = start.elapsed();
+    session.api.delete(&STATEFUL_SETS, &session.namespace, "roll", &DeleteOptions::default()).await?;
+    for ordinal in 0..ORDINALS {
+        session.wait(&PODS, &format!("roll-{ordinal}"), |pod| pod.is_none()).await?;
+    }
+    Ok(took)
 }
 
 async fn create(session: &Session, name: &str) -> Result<()> {
