@@ -42,7 +42,7 @@ async fn measure(session: &Session, daemon: i32) -> Result<Vec<Row>> {
     }
     // Before there are as many pods as a node takes.
     let rolled = roll(session).await?;
-    let without = process::resident(daemon)?;
+    let without = process::proportional(daemon)?;
     let list = session.api.list(&PODS, &session.namespace, &ListOptions::default()).await?;
     let options = ListOptions { resource_version: list.resource_version, ..ListOptions::default() };
     let mut events = session.api.watch(&PODS, &session.namespace, &options).await?;
@@ -59,7 +59,7 @@ async fn measure(session: &Session, daemon: i32) -> Result<Vec<Row>> {
         }
     }
     let all = start.elapsed();
-    let each = process::resident(daemon)?.saturating_sub(without) / AT_ONCE as u64;
+    let each = process::proportional(daemon)?.saturating_sub(without) / AT_ONCE as u64;
     Ok(vec![
         Row::new(
             "pod, create to Running",

@@ -63,9 +63,14 @@ pub(super) async fn daemon(global: &Global) -> Result<i32> {
     status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("the daemon hides its pid")
 }
 
-/// Bytes of memory that the daemon and the processes of the same binary beside it have resident.
-pub(super) fn resident(daemon: i32) -> Result<u64> {
-    Ok(family(daemon)?.into_iter().filter_map(Usage::of).map(|usage| usage.resident).sum())
+/// Bytes of memory that the daemon and the processes of the same binary beside it have together: what they share (the binary)
+/// counts once.
+pub(super) fn proportional(daemon: i32) -> Result<u64> {
+    let of = |pid: i32| {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        Some(field(&rollup, "Pss:")? * 1024)
+    };
+    Ok(family(daemon)?.into_iter().filter_map(of).sum())
 }
 
 /// The daemon, and the processes of the same binary beside it: holder and shims. (Not ourselves; those of other profiles
